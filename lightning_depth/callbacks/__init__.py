@@ -1,0 +1,1 @@
+"""Callbacks for any Trainer and any LightningModule."""
