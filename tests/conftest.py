@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,13 +16,9 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _own_folder(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
+def _own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run every test in a folder of its own, so that nothing lands in the checkout."""
-    folder: Path = tmp_path_factory.mktemp("cwd")
-    monkeypatch.chdir(folder)
-    yield
+    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
 
 
 @pytest.fixture(autouse=True)
