@@ -1,0 +1,105 @@
+"""Cutting a tree of parts into blocks, or into leaves where nothing repeats."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from torch import nn
+
+from lightning_depth.layers._names import Layer, Role
+from lightning_depth.layers._tree import Part
+
+__all__ = ["cut_blocks", "cut_leaves"]
+
+
+def cut_leaves(root: Part) -> list[Layer]:
+    parts = [part for part in root.walk() if part.owns_weights]
+    if len(parts) > 1 and parts[0] is root:
+        parts = parts[1:]  # a model's own tokens and scales: watching the root is watching all
+    return [_layer(part, "leaf") for part in parts]
+
+
+def cut_blocks(root: Part) -> list[Layer]:
+    """Cut the tree into blocks with what precedes and follows them; empty where nothing repeats."""
+    kinds = _block_kinds(root)
+    found = list(_cut(root, kinds))
+    places = [place for place, part in enumerate(found) if part.member and part.kind in kinds]
+    if not places:
+        return []
+    first, last = places[0], places[-1]
+    stages = _stages(root, kinds)
+    while first and found[first - 1].parts and id(found[first - 1]) in stages:
+        first -= 1
+        places.insert(0, first)
+    return [
+        *(_layer(part, "stem") for part in found[:first]),
+        *(_layer(found[place], "block") for place in places),
+        *(_layer(part, "head") for part in found[last + 1 :]),
+    ]
+
+
+def _block_kinds(root: Part) -> set[type[nn.Module]]:
+    """Classes of blocks: those that repeat as members, composite ones before single modules."""
+    members: dict[type[nn.Module], list[Part]] = {}
+    for part in root.walk():
+        if part.member and not part.container:
+            members.setdefault(part.kind, []).append(part)
+    repeated = {kind: parts for kind, parts in members.items() if len(parts) > 1}
+    composite = {kind for kind, parts in repeated.items() if any(part.parts for part in parts)}
+    return {kind for kind in composite if not _is_stage(repeated[kind])} or (
+        repeated.keys() - composite
+    )
+
+
+def _is_stage(parts: list[Part]) -> bool:
+    """Whether the parts of one class hold the blocks instead of being blocks.
+
+    They do where they hold a repetition of composite modules, or of single modules with nothing
+    beside it: attention next to a Sequential of two linear layers is one block of a transformer,
+    and cutting it up would leave the attention unwatched.
+    """
+    if any(_repeats(box, composite=True) for part in parts for box in part.containers()):
+        return True
+    rows = [
+        (part, box) for part in parts for box in part.containers() if _repeats(box, composite=False)
+    ]
+    return bool(rows) and not any(part.owns_weights or len(part.parts) > 1 for part in parts)
+
+
+def _repeats(box: Part, *, composite: bool) -> bool:
+    counts = Counter(
+        part.kind for part in box.parts if not part.container and bool(part.parts) is composite
+    )
+    return any(count > 1 for count in counts.values())
+
+
+def _cut(part: Part, kinds: set[type[nn.Module]]) -> Iterator[Part]:
+    """The outermost parts that are blocks or hold none, in order of registration."""
+    for child in part.parts:
+        block = child.member and child.kind in kinds
+        if block or not (child.container or _holds(child, kinds)):
+            yield child
+        else:
+            yield from _cut(child, kinds)
+
+
+def _holds(part: Part, kinds: set[type[nn.Module]]) -> bool:
+    return any(inner.member and inner.kind in kinds for inner in part.walk() if inner is not part)
+
+
+def _stages(root: Part, kinds: set[type[nn.Module]]) -> set[int]:
+    """Ids of members of containers that stand beside containers with blocks in them.
+
+    MobileNetV2 and EfficientNet open with a stage of one block, the only one of its class.
+    """
+    found: set[int] = set()
+    for box in root.walk():
+        stages = [part for part in box.parts if part.container] if box.container else []
+        if any(_holds(stage, kinds) for stage in stages):
+            found.update(id(part) for stage in stages for part in stage.parts)
+    return found
+
+
+def _layer(part: Part, role: Role) -> Layer:
+    return Layer(part.path or type(part.module).__name__, 0, part.module, role)
