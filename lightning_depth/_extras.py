@@ -59,6 +59,11 @@ def pyplot() -> Any:
     return _require("matplotlib.pyplot", "plot")
 
 
+def matplotlib() -> Any:
+    """Return ``matplotlib`` for its settings and color maps, which come in without a backend."""
+    return _require("matplotlib", "plot")
+
+
 def matplotlib_figure() -> Any:
     """Return ``matplotlib.figure``: its figures need no backend and leave pyplot alone."""
     return _require("matplotlib.figure", "plot")

@@ -1,1 +1,5 @@
-"""Room under construction."""
+"""A stored study as one self-contained HTML file."""
+
+from lightning_depth.report._writer import write_report
+
+__all__ = ["write_report"]
