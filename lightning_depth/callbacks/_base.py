@@ -1,0 +1,286 @@
+"""What every callback of the package shares: findings, history, state, and how they are told.
+
+A callback measures in its own hooks. It adds findings and records, logs a few scalars and a
+figure, and says at the end what it concludes; what becomes of these is decided here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_depth.callbacks._handover import Handover
+from lightning_depth.callbacks._history import History
+from lightning_depth.callbacks._logging import (
+    can_draw,
+    is_quiet,
+    log_scalars,
+    run_folder,
+    say,
+    send_figure,
+    takes_figures,
+)
+from lightning_depth.callbacks._verdict import verdict_box, write_findings
+from lightning_depth.errors import LightningDepthError, MisuseError, check_choice
+from lightning_depth.findings import Finding, Severity, rank_findings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["DepthCallback", "FindingAction", "FindingError", "FindingWarning", "OnFinding"]
+
+
+class FindingWarning(UserWarning):
+    """A finding made during training by a callback with ``on_finding="warn"``.
+
+    Example:
+        >>> issubclass(FindingWarning, UserWarning)
+        True
+    """
+
+
+class FindingError(LightningDepthError, RuntimeError):
+    """A finding that ends training, by a callback with ``on_finding="raise"``.
+
+    Example:
+        >>> issubclass(FindingError, RuntimeError)
+        True
+    """
+
+
+class FindingAction(Protocol):
+    """What to do with a finding; called on every rank."""
+
+    def __call__(self, finding: Finding) -> None:
+        """Act on one finding, at the step at which it is first made."""
+
+
+OnFinding = Literal["log", "warn", "stop", "raise"] | FindingAction
+
+
+class DepthCallback(pl.Callback):
+    """Base of the package's callbacks.
+
+    A subclass measures in its own hooks, calls ``super()`` in those that it overrides, and may
+    override ``_conclude``, ``_summary``, ``_detach``, ``_extra_state``, ``_load_extra_state`` and
+    ``_reset``.
+
+    Args:
+        prefix: First part of every logged key.
+        on_finding: What happens when something is found during training: "log" prints it, "warn"
+            warns, "stop" ends training after the step, "raise" raises an error, and a callable
+            is handed the finding. Findings that are merely worth knowing wait for the verdict.
+        history: Where measurements are kept; 1,000 records by default.
+    """
+
+    def __init__(
+        self, prefix: str, on_finding: OnFinding = "warn", history: History | None = None
+    ) -> None:
+        if not callable(on_finding):
+            check_choice("on_finding", on_finding, ("log", "warn", "stop", "raise"))
+        self._prefix = prefix
+        self._on_finding = on_finding
+        self._history = history if history is not None else History()
+        self._found: list[Finding] = []
+        self._figures: dict[str, Callable[[], Figure]] = {}
+        self._handover = Handover()
+        self._ran = False
+
+    # What users read.
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What was found, the most severe first."""
+        self._check_ran("findings")
+        return rank_findings(self._found)
+
+    @property
+    def history(self) -> dict[str, list[Any]]:
+        """What was measured, as columns of one length; ``pandas.DataFrame`` accepts them."""
+        self._check_ran("history")
+        return self._history.table()
+
+    def plot(self) -> tuple[Figure, Axes]:
+        """Draw what was measured."""
+        raise NotImplementedError
+
+    # What subclasses fill in.
+
+    def _conclude(self, trainer: pl.Trainer) -> list[Finding]:
+        """Return what is found once the whole run is seen; called once, at the end of fit."""
+        return []
+
+    def _summary(self) -> str:
+        """Return one sentence on what was measured, shown where nothing was found."""
+        return f"{type(self).__name__} took {len(self._history)} measurements."
+
+    def _detach(self) -> None:
+        """Remove what was hung on modules; called after every run, however it ended."""
+
+    def _reset(self) -> None:
+        """Forget an earlier run; called when a run begins from its first step."""
+        self._history.clear()
+        self._found.clear()
+        self._figures.clear()
+
+    def _extra_state(self) -> dict[str, Any]:
+        """Return further state as plain containers and tensors."""
+        return {}
+
+    def _load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``_extra_state`` returned."""
+
+    # What subclasses call.
+
+    def _log(
+        self,
+        pl_module: pl.LightningModule,
+        scalars: Mapping[str, float | torch.Tensor],
+        *,
+        epoch_end: bool = False,
+    ) -> None:
+        """Log scalars under the prefix, on every rank; ``epoch_end`` in hooks that end an epoch."""
+        if not is_quiet(pl_module.trainer):
+            prefixed = {f"{self._prefix}/{key}": value for key, value in scalars.items()}
+            log_scalars(pl_module, prefixed, epoch_end=epoch_end)
+
+    def _log_figure(
+        self, trainer: pl.Trainer, key: str = "profile", draw: Callable[[], Figure] | None = None
+    ) -> None:
+        """Hand a figure to loggers that take one; others get its last state as a file, at the end.
+
+        ``draw`` must not be a lambda, or the callback cannot be pickled; default: ``plot``.
+        """
+        if is_quiet(trainer) or not trainer.is_global_zero or not can_draw():
+            return
+        draw = draw or self._draw
+        self._figures[key] = draw
+        if any(takes_figures(logger) for logger in trainer.loggers):
+            send_figure(trainer, f"{self._prefix}/{key}", draw())
+
+    def _add_finding(self, trainer: pl.Trainer, finding: Finding) -> None:
+        """Keep a finding, unless its kind is known of the same layers, and act on it."""
+        if not self._keep(finding):
+            return
+        text = f"{finding.kind.value}: {finding.message} {finding.suggestion}"
+        if callable(self._on_finding):
+            self._on_finding(finding)
+        elif finding.severity is Severity.INFO:
+            return
+        elif self._on_finding == "raise":
+            raise FindingError(text)
+        elif self._on_finding == "warn":
+            rank_zero_warn(text, category=FindingWarning)
+        elif trainer.is_global_zero:
+            say(text)
+        if self._on_finding == "stop":
+            trainer.should_stop = True
+
+    # Hooks.
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Begin anew where the run begins at its first step."""
+        self._ran = True
+        if stage == "fit" and trainer.global_step == 0:
+            self._reset()
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Conclude; the last callback of the package tells the verdict of all."""
+        if is_quiet(trainer):
+            return
+        for finding in self._conclude(trainer):
+            if self._keep(finding) and callable(self._on_finding):
+                self._on_finding(finding)
+        if trainer.is_global_zero:
+            self._write_figures(trainer)
+            if _watchers(trainer)[-1] is self:
+                _tell(trainer)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Lightning calls no other hook after an exception or Ctrl-C."""
+        self._close(trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave nothing behind on the modules."""
+        self._close(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that was measured and found."""
+        return {
+            **super().state_dict(),
+            "history": self._history.state_dict(),
+            "findings": [finding.to_dict() for finding in self._found],
+            "extra": self._extra_state(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what ``state_dict`` returned; a state of Lightning's own class is accepted.
+
+        Args:
+            state_dict: State of the same callback, from a checkpoint.
+        """
+        super().load_state_dict(state_dict)
+        self._ran = True
+        if "history" in state_dict:
+            self._history.load_state_dict(state_dict["history"])
+            self._found = [Finding.from_dict(row) for row in state_dict["findings"]]
+            self._load_extra_state(state_dict["extra"])
+
+    # Inside.
+
+    def _keep(self, finding: Finding) -> bool:
+        known = {(other.kind, other.layers) for other in self._found}
+        new = (finding.kind, finding.layers) not in known
+        if new:
+            self._found.append(replace(finding, source=finding.source or type(self).__name__))
+        return new
+
+    def _draw(self) -> Figure:
+        return self.plot()[0]
+
+    def _write_figures(self, trainer: pl.Trainer) -> None:
+        """Figures for loggers that take none, and for runs without a logger but with a folder."""
+        folder = run_folder(trainer)
+        loggers = trainer.loggers
+        if folder is None or (loggers and all(takes_figures(logger) for logger in loggers)):
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for key, draw in self._figures.items():
+            draw().savefig(folder / f"{self._prefix}-{key}.png".replace("/", "-"))
+
+    def _close(self, trainer: pl.Trainer) -> None:
+        self._detach()
+        if trainer.is_global_zero and not is_quiet(trainer):
+            self._handover.leave(self.state_dict())
+
+    def _check_ran(self, what: str) -> None:
+        """Take over what a child process measured; nothing measured is not the same as healthy."""
+        if (state := self._handover.collect()) is not None:
+            self.load_state_dict(state)
+        if not self._ran:
+            raise MisuseError(
+                f"`{type(self).__name__}.{what}` cannot be read because no run has reached this "
+                "object: call `trainer.fit` first; where a spawning or forking strategy ran, rank "
+                "zero left nothing."
+            )
+
+
+def _watchers(trainer: pl.Trainer) -> list[DepthCallback]:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, DepthCallback)]
+
+
+def _tell(trainer: pl.Trainer) -> None:
+    watchers = _watchers(trainer)
+    findings = [finding for watcher in watchers for finding in watcher._found]
+    say(verdict_box(findings, [watcher._summary() for watcher in watchers]))
+    if (folder := run_folder(trainer)) is not None:
+        write_findings(folder, findings)

@@ -1,0 +1,148 @@
+"""A bounded table of measurements: records of many rows, stored by column."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from lightning_depth.errors import check_count
+
+__all__ = ["History"]
+
+
+class _Record(NamedTuple):
+    number: int
+    """How many records had been appended before it, the dropped ones included."""
+    rows: int
+    cells: dict[str, Any]
+    floats: array[float]
+    """The columns of floats, one after the other."""
+
+
+class History:
+    """Measurements of a run, one record a measured step, at most ``capacity`` of them.
+
+    A record has one row a layer. When the history is full, the older three quarters are thinned
+    evenly over the run and the newest quarter is kept whole, so memory and checkpoints stay
+    small however long the run is.
+
+    Args:
+        floats: Names of columns kept in single precision, for those with a number a layer and
+            step; 1,000 records of 100 layers and 8 such columns take 3.2 MB.
+        capacity: Largest number of records kept.
+
+    Example:
+        >>> history = History(floats=("norm",))
+        >>> history.append(step=0, layer=("a", "b"), norm=(0.5, 0.25))
+        >>> history.table()
+        {'step': [0, 0], 'layer': ['a', 'b'], 'norm': [0.5, 0.25]}
+    """
+
+    def __init__(self, floats: Sequence[str] = (), capacity: int = 1000) -> None:
+        self._floats = tuple(floats)
+        self._capacity = check_count("capacity", capacity, minimum=4)
+        self._records: list[_Record] = []
+        self._appended = 0
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def append(self, **columns: Any) -> None:
+        """Add one record.
+
+        Args:
+            **columns: A sequence (tuple, list or tensor) holds one value a row; anything else
+                holds for all rows.
+        """
+        cells = {name: _frozen(value) for name, value in columns.items()}
+        rows = max((len(cell) for cell in cells.values() if isinstance(cell, tuple)), default=1)
+        floats = array("f")
+        for name in self._floats:
+            floats.extend(_spread(cells.pop(name), rows))
+        if self._records:
+            cells = _shared(cells, self._records[-1].cells)
+        self._records.append(_Record(self._appended, rows, cells, floats))
+        self._appended += 1
+        if len(self._records) > self._capacity:
+            self._thin()
+
+    def table(self) -> dict[str, list[Any]]:
+        """Return the columns, all of one length; ``pandas.DataFrame`` accepts them."""
+        columns: dict[str, list[Any]] = {}
+        for record in self._records:
+            for name, cell in record.cells.items():
+                columns.setdefault(name, []).extend(_spread(cell, record.rows))
+            for place, name in enumerate(self._floats):
+                values = record.floats[place * record.rows : (place + 1) * record.rows]
+                columns.setdefault(name, []).extend(values)
+        return columns
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._records.clear()
+        self._appended = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain containers and one tensor, which ``weights_only`` loads."""
+        records = self._records
+        numbers: array[float] = array("f")
+        for record in records:
+            numbers.extend(record.floats)
+        return {
+            "appended": self._appended,
+            "numbers": [record.number for record in records],
+            "rows": [record.rows for record in records],
+            "cells": {
+                name: [record.cells[name] for record in records]
+                for name in (records[0].cells if records else ())
+            },
+            "floats": torch.tensor(numbers, dtype=torch.float32),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state_dict`` returned.
+
+        Args:
+            state: The state of a history with the same columns.
+        """
+        floats = array("f", state["floats"].tolist())
+        self.clear()
+        start = 0
+        for place, (number, rows) in enumerate(zip(state["numbers"], state["rows"], strict=True)):
+            cells = {name: column[place] for name, column in state["cells"].items()}
+            stop = start + rows * len(self._floats)
+            self._records.append(_Record(number, rows, cells, floats[start:stop]))
+            start = stop
+        self._appended = state["appended"]
+
+    def _thin(self) -> None:
+        """Keep half of the capacity from the older records, evenly spaced in time."""
+        old = self._records[: -(self._capacity // 4)]
+        numbers = [record.number for record in old]
+        count = self._capacity // 2
+        pace = (numbers[-1] - numbers[0]) / (count - 1)
+        places = {bisect_left(numbers, numbers[0] + round(pace * place)) for place in range(count)}
+        kept = [old[place] for place in sorted(places)]
+        self._records = kept + self._records[len(old) :]
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        value = value.tolist()
+    return tuple(value) if isinstance(value, (list, tuple)) else value
+
+
+def _spread(cell: Any, rows: int) -> Sequence[Any]:
+    return cell if isinstance(cell, tuple) else (cell,) * rows
+
+
+def _shared(cells: dict[str, Any], previous: dict[str, Any]) -> dict[str, Any]:
+    """Replace cells by equal ones of the record before, so that names of layers are kept once."""
+    return {
+        name: previous[name] if isinstance(cell, tuple) and previous.get(name) == cell else cell
+        for name, cell in cells.items()
+    }

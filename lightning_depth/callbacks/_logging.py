@@ -1,0 +1,100 @@
+"""What leaves a callback during a run: scalars, figures and files, on Lightning's own step axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from lightning_depth import _extras
+
+__all__ = [
+    "can_draw",
+    "is_quiet",
+    "log_scalars",
+    "run_folder",
+    "say",
+    "send_figure",
+    "takes_figures",
+]
+
+
+def is_quiet(trainer: pl.Trainer) -> bool:
+    """Whether nothing may be logged or written: a sanity check or a run that is a mere trial."""
+    trial = trainer.fast_dev_run  # type: ignore[attr-defined] # set by one of its connectors
+    return bool(trainer.sanity_checking or trial or trainer.barebones)
+
+
+def say(text: str) -> None:
+    """Print text without tearing a progress bar.
+
+    tqdm clears its bars first; Rich stands in for standard output while its display is live.
+    """
+    tqdm.write(text)
+
+
+def log_scalars(
+    pl_module: pl.LightningModule,
+    scalars: Mapping[str, float | torch.Tensor],
+    *,
+    epoch_end: bool,
+) -> None:
+    """Log scalars through the module, so that they reach every logger and can be monitored.
+
+    ``batch_size`` keeps Lightning from guessing it, which fails for batches of unknown types.
+    Values are equal on every rank already: at the end of an epoch they are reduced all the same,
+    because Lightning warns that they might not be.
+    """
+    reduce = epoch_end and pl_module.trainer.world_size > 1
+    for key, value in scalars.items():
+        number = value if isinstance(value, torch.Tensor) else float(value)
+        pl_module.log(key, number, batch_size=1, sync_dist=reduce)
+
+
+def send_figure(trainer: pl.Trainer, key: str, figure: Any) -> None:
+    """Hand a figure to the loggers that take one, at the step at which Lightning logs an epoch."""
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped
+    if not trainer.validating:
+        step = max(step - 1, 0)  # counted up before the end of the epoch: fit_loop.on_advance_end
+    loggers: list[Any] = trainer.loggers
+    for logger in loggers:
+        if hasattr(logger, "log_image"):  # W&B
+            logger.log_image(key=key, images=[figure], step=step)
+        elif takes_figures(logger):
+            logger.experiment.add_figure(key, figure, global_step=step)
+
+
+def takes_figures(logger: Any) -> bool:
+    """Whether a logger shows figures: W&B and TensorBoard, of whichever Lightning package."""
+    return hasattr(logger, "log_image") or hasattr(
+        getattr(logger, "experiment", None), "add_figure"
+    )
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is there; says what is missing where it is not."""
+    if _extras.available("matplotlib"):
+        return True
+    rank_zero_info(
+        "lightning-depth draws no figures because matplotlib is not installed; "
+        "install it with `pip install lightning-depth[plot]`."
+    )
+    return False
+
+
+def run_folder(trainer: pl.Trainer) -> Path | None:
+    """Return the folder of the run, beside its checkpoints; None where the user named none."""
+    root = trainer.default_root_dir
+    given = root != str(Path.cwd())  # what Trainer falls back to
+    folder = Path(root) if given else None
+    if trainer.loggers:
+        logger = trainer.loggers[0]
+        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+        root = str(logger.save_dir or root)
+        folder = Path(root) / str(logger.name) / version
+    return None if "://" in root else folder

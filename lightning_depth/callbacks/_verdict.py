@@ -1,0 +1,50 @@
+"""The one box at the end of fit, and the same findings as a file beside the logs."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_depth.findings import Finding, rank_findings, render_verdict
+
+__all__ = ["verdict_box", "write_findings"]
+
+_WIDEST = 100
+
+
+def verdict_box(findings: Sequence[Finding], summaries: Sequence[str]) -> str:
+    """Return the box for all findings of a run, as wide as the terminal.
+
+    Args:
+        findings: What all callbacks of the run found.
+        summaries: A sentence a callback on what it measured, shown where nothing was found.
+    """
+    width = min(_WIDEST, shutil.get_terminal_size().columns)
+    healthy = " ".join(["Depth is not the problem, as far as was measured.", *summaries])
+    return render_verdict(findings, healthy=healthy, width=width)
+
+
+def write_findings(folder: Path, findings: Sequence[Finding]) -> None:
+    """Write ``findings.json``, which is never seen half-written.
+
+    Args:
+        folder: Where to; made if it is not there.
+        findings: What all callbacks of the run found.
+    """
+    rows = [_json_safe(finding.to_dict()) for finding in rank_findings(findings)]
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / "findings.json.part"
+    part.write_text(json.dumps({"schema": 1, "findings": rows}, indent=2, allow_nan=False) + "\n")
+    part.replace(folder / "findings.json")
+
+
+def _json_safe(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN and no infinity."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
