@@ -1,1 +1,5 @@
 """Callbacks for any Trainer and any LightningModule."""
+
+from lightning_depth.callbacks.training_error import TrainingErrorMonitor
+
+__all__ = ["TrainingErrorMonitor"]
