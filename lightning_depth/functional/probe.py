@@ -1,0 +1,161 @@
+"""Linear and nearest-neighbour probes in closed form: no training loop, no seed, no step size.
+
+Letters: N samples, C classes, D features, M samples of the test set.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_depth.functional.scatter import Scatter
+
+__all__ = ["LinearReadout", "fit_ridge", "fit_ridge_to_features", "knn_labels"]
+
+
+class LinearReadout(NamedTuple):
+    """A linear classifier: the class is the argmax of ``features @ weight + bias``.
+
+    Args:
+        weight: ``(D, C)``.
+        bias: ``(C,)``; minus infinity for classes that were not in the training set.
+
+    Example:
+        >>> readout = LinearReadout(torch.eye(2), torch.zeros(2))
+        >>> readout.classify(torch.tensor([[1.0, 3.0]])).tolist()
+        [1]
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Return the class of each sample.
+
+        Args:
+            features: ``(M, D)``.
+
+        Returns:
+            Class numbers, ``(M,)``.
+        """
+        return (features.to(self.weight.dtype) @ self.weight + self.bias).argmax(1)
+
+
+def fit_ridge(scatter: Scatter, ridge: float = 1e-3) -> LinearReadout:
+    """Return the ridge regression onto one-hot labels, from the moments alone.
+
+    The linear probe of Alain and Bengio, "Understanding intermediate layers using linear
+    classifier probes" (2016, arXiv 1610.01644), solved instead of trained.
+
+    Args:
+        scatter: Sums over the training samples.
+        ridge: Strength of the penalty, in units of the features' mean variance: the answer does
+            not change when all features are scaled.
+
+    Returns:
+        The classifier; all NaN where the sums are not finite.
+
+    Example:
+        >>> from lightning_depth.functional.scatter import class_scatter
+        >>> x, y = torch.tensor([[0.0], [1.0], [4.0], [5.0]]), torch.tensor([0, 0, 1, 1])
+        >>> fit_ridge(class_scatter(x, y, 2)).classify(torch.tensor([[0.5], [4.5]])).tolist()
+        [0, 1]
+    """
+    count = scatter.counts.sum()
+    mean = scatter.sums.sum(0) / count
+    covariance = scatter.moment / count - torch.outer(mean, mean)
+    cross = (scatter.sums - scatter.counts[:, None] * mean).T / count  # (D, C)
+    diagonal = covariance.diagonal()
+    penalty = (ridge * diagonal.mean()).clamp(min=torch.finfo(mean.dtype).tiny)
+    weight = _solve(covariance + penalty * torch.eye(len(mean)).to(covariance), cross)
+    return _readout(weight, mean, scatter.counts)
+
+
+def fit_ridge_to_features(
+    features: Tensor, labels: Tensor, num_classes: int, ridge: float = 1e-3
+) -> LinearReadout:
+    """Return the same ridge regression from features at hand, through the smaller of N and D.
+
+    Shape:
+        - features: ``(N, D)``
+        - labels: ``(N,)``, none negative
+
+    Args:
+        features: Features of the training samples, any floating type.
+        labels: Class of each sample.
+        num_classes: Number of classes C.
+        ridge: As in ``fit_ridge``.
+
+    Returns:
+        The classifier; all NaN where the features are not finite.
+
+    Example:
+        >>> x, y = torch.tensor([[0.0], [1.0], [4.0], [5.0]]), torch.tensor([0, 0, 1, 1])
+        >>> readout = fit_ridge_to_features(x, y, 2)
+        >>> readout.classify(torch.tensor([[0.5], [4.5]])).tolist()
+        [0, 1]
+    """
+    x = features.double()
+    mean = x.mean(0)
+    x = x - mean
+    counts = torch.bincount(labels, minlength=num_classes).double()
+    targets = torch.nn.functional.one_hot(labels, num_classes).double() - counts / len(x)
+    penalty = (ridge * x.square().mean() * len(x)).clamp(min=torch.finfo(x.dtype).tiny)
+    identity = torch.eye(min(x.shape)).to(x)
+    if x.shape[0] < x.shape[1]:
+        weight = x.T @ _solve(x @ x.T + penalty * identity, targets)
+    else:
+        weight = _solve(x.T @ x + penalty * identity, x.T @ targets)
+    return _readout(weight, mean, counts)
+
+
+def knn_labels(
+    features: Tensor, labels: Tensor, num_classes: int, num_neighbors: int = 20
+) -> Tensor:
+    """Return what the nearest other samples say about each sample, itself left out.
+
+    Every neighbour has one vote, distances are Euclidean, and the smaller class number wins a tie.
+
+    Shape:
+        - features: ``(N, D)``
+        - labels: ``(N,)``, none negative
+        - output: ``(N,)``
+
+    Args:
+        features: Features, any floating type.
+        labels: Class of each sample.
+        num_classes: Number of classes C.
+        num_neighbors: Votes a sample gets; at most N - 1 are used.
+
+    Returns:
+        The class that most neighbours have.
+
+    Example:
+        >>> x, y = torch.tensor([[0.0], [0.1], [5.0], [5.1]]), torch.tensor([0, 0, 1, 1])
+        >>> knn_labels(x, y, num_classes=2, num_neighbors=1).tolist()
+        [0, 0, 1, 1]
+    """
+    x = features.double()
+    x = x - x.mean(0)
+    norms = x.square().sum(1)
+    distances = norms[:, None] + norms - 2 * x @ x.T
+    distances.fill_diagonal_(math.inf)
+    nearest = distances.topk(min(num_neighbors, len(x) - 1), largest=False).indices  # (N, K)
+    votes = torch.zeros(len(x), num_classes, dtype=torch.long, device=x.device)
+    votes.scatter_add_(1, labels[nearest], torch.ones_like(nearest))
+    return votes.argmax(1)
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if bool(failed.any()) or not bool(torch.isfinite(factor).all()):
+        return torch.full_like(right, math.nan)
+    return torch.cholesky_solve(right, factor)
+
+
+def _readout(weight: Tensor, mean: Tensor, counts: Tensor) -> LinearReadout:
+    bias = counts / counts.sum() - mean @ weight
+    return LinearReadout(weight, torch.where(counts > 0, bias, -math.inf))

@@ -1,0 +1,136 @@
+"""The linear probe as a metric: ridge weights in closed form, accuracy on samples held out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_depth.errors import check_count, check_real
+from lightning_depth.functional.labels import class_indices
+from lightning_depth.functional.probe import fit_ridge
+from lightning_depth.functional.scatter import Scatter, class_scatter
+from lightning_depth.metrics._reservoir_state import (
+    empty_reservoir,
+    fill_reservoir,
+    merge_reservoirs,
+)
+from lightning_depth.metrics._scatter_state import empty_scatter
+from lightning_depth.metrics._state import LabelledFeaturesMetric, State
+
+__all__ = ["LinearProbeAccuracy"]
+
+
+class LinearProbeAccuracy(LabelledFeaturesMetric):
+    """Accuracy of a linear classifier on the features, fitted to half of the samples.
+
+    Alain and Bengio, "Understanding intermediate layers using linear classifier probes" (2016,
+    arXiv 1610.01644). The weights are a ridge regression onto one-hot labels, solved from the
+    moments of the samples at even places of the stream; the accuracy is that on a seeded sample of
+    those at odd places, ``num_kept`` of them.
+
+    Shape:
+        - features: ``(N, D)``
+        - target: ``(N,)``
+        - output: scalar, float64
+
+    Args:
+        num_classes: Number of classes C.
+        ridge: Strength of the penalty in units of the features' mean variance.
+        num_features: Number of features D; learnt from the first batch by default.
+        max_samples: Held-out samples kept; the standard error of an accuracy p is
+            the square root of p (1 - p) over their number.
+        seed: Which held-out samples are kept.
+        kwargs: Arguments of every torchmetrics metric.
+
+    Example:
+        >>> import torch
+        >>> metric = LinearProbeAccuracy(num_classes=2)
+        >>> x = torch.tensor([[0.0], [0.1], [5.0], [5.1], [0.2], [0.3], [5.2], [5.3]])
+        >>> metric.update(x, torch.tensor([0, 0, 1, 1, 0, 0, 1, 1]))
+        >>> metric.compute().item(), metric.num_kept
+        (1.0, 4)
+    """
+
+    higher_is_better: bool = True
+    plot_upper_bound: float = 1.0
+
+    counts: Tensor
+    sums: Tensor
+    moment: Tensor
+    num_seen: Tensor
+    kept_features: Tensor
+    kept_labels: Tensor
+    kept_keys: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        ridge: float = 1e-3,
+        *,
+        num_features: int | None = None,
+        max_samples: int = 2000,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        self.max_samples = check_count("max_samples", max_samples)
+        self.seed = seed
+        super().__init__(
+            check_count("num_classes", num_classes), num_features=num_features, **kwargs
+        )
+        self.ridge = check_real("ridge", ridge, 0.0)
+        self._place = 0
+
+    @property
+    def num_kept(self) -> int:
+        """Held-out samples on which the accuracy is measured."""
+        return len(self.kept_keys)
+
+    @torch.jit.unused
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a batch and return its own accuracy.
+
+        Args:
+            args: What ``update`` takes.
+            kwargs: What ``update`` takes.
+
+        Returns:
+            The accuracy of the batch alone, its samples taking turns as they do in the stream.
+        """
+        self._place = int(self.num_seen)  # torchmetrics resets the state before it adds the batch
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self._place = 0
+
+    def compute(self) -> Tensor:
+        """Return the accuracy, NaN with one warning where it is not defined."""
+        if not self.num_kept or not bool(self.counts.any()):
+            return self._not_a_number("it needs samples at even and at odd places of the stream.")
+        scatter = Scatter(self.counts, self.sums, self.moment)
+        readout = fit_ridge(scatter, self.ridge)
+        finite = bool(torch.isfinite(self.kept_features).all())
+        if not finite or bool(torch.isnan(readout.weight).any()):
+            return self._not_a_number("the features hold values that are not finite.")
+        return (readout.classify(self.kept_features) == self.kept_labels).double().mean()
+
+    def _empty(self, num_features: int) -> dict[str, Tensor]:
+        scatter = empty_scatter(self._num_labels, num_features)
+        return {**scatter, **empty_reservoir(num_features), "num_seen": torch.tensor(0)}
+
+    def _observe(self, features: Tensor, target: Tensor) -> State:
+        labels = class_indices(target, self._num_labels)
+        features, labels = features[labels >= 0], labels[labels >= 0]
+        odd = (max(self._place, int(self.num_seen)) + torch.arange(len(labels))) % 2 == 1
+        odd = odd.to(labels.device)
+        scatter = class_scatter(features[~odd], labels[~odd], self._num_labels)
+        reservoir = fill_reservoir(features[odd], labels[odd], self.max_samples, self.seed)
+        seen = torch.tensor(len(labels), device=labels.device)
+        return {**scatter._asdict(), **reservoir, "num_seen": seen}
+
+    def _merge(self, first: State, second: State) -> State:
+        summed = {
+            name: first[name] + second[name] for name in ("counts", "sums", "moment", "num_seen")
+        }
+        return {**summed, **merge_reservoirs(first, second, self.max_samples)}
