@@ -1,0 +1,132 @@
+"""Data sets that fit into memory: a batch is one indexing, not a loop over samples."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from lightning_depth.errors import MisuseError, check_count
+
+__all__ = ["InMemoryDataModule", "Splits", "TensorSamples"]
+
+Sample = tuple[Tensor, ...]
+_EVALUATION_BATCH = 512
+
+
+class TensorSamples(Dataset[Sample]):
+    """Samples held in tensors; a whole batch is fetched at once.
+
+    Args:
+        tensors: Inputs, labels and whatever else a sample has; equal in length.
+    """
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.tensors[0])
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return one sample."""
+        return tuple(tensor[index] for tensor in self.tensors)
+
+    def __getitems__(self, indices: Sequence[int]) -> Sample:
+        """Return a batch: torch's loader prefers this to single samples."""
+        chosen = torch.as_tensor(indices)
+        return tuple(tensor[chosen] for tensor in self.tensors)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The parts of a data set.
+
+    Args:
+        train: Samples to train on.
+        val: Samples to validate on.
+        test: Samples to test on; none where the data set has no such part.
+    """
+
+    train: TensorSamples
+    val: TensorSamples
+    test: TensorSamples | None = None
+
+
+class InMemoryDataModule(LightningDataModule):
+    """Base of the data modules whose samples are all in memory.
+
+    Args:
+        batch_size: Samples of one training step.
+    """
+
+    num_classes: int
+    input_shape: tuple[int, ...]
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__()
+        self.batch_size = check_count("batch_size", batch_size)
+        self._splits: Splits | None = None
+
+    @abstractmethod
+    def load(self) -> Splits:
+        """Read, split and normalise the data."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the data, once.
+
+        Args:
+            stage: What Lightning is about to do; all parts are loaded whatever it is.
+        """
+        if self._splits is None:
+            self._splits = self.load()
+
+    @property
+    def splits(self) -> Splits:
+        """The loaded parts."""
+        if self._splits is None:
+            raise MisuseError(f"Call `setup()` of {type(self).__name__} before asking for data.")
+        return self._splits
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Return the training samples in a new order each epoch, drawn from torch's global seed."""
+        samples = self.splits.train
+        return DataLoader(
+            samples,
+            self.batch_size,
+            shuffle=True,
+            collate_fn=_collate,
+            # BatchNorm cannot train on a batch of one
+            drop_last=len(samples) % self.batch_size == 1 < self.batch_size,
+        )
+
+    def train_eval_dataloader(self) -> DataLoader[Sample]:
+        """Return the training samples in fixed order, as evaluation wants to see them."""
+        return self._evaluation_loader(self.splits.train)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Return the validation samples."""
+        return self._evaluation_loader(self.splits.val)
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Return the test samples, where the data set has some."""
+        if self.splits.test is None:
+            raise MisuseError(f"{type(self).__name__} has no test part.")
+        return self._evaluation_loader(self.splits.test)
+
+    def _evaluation_loader(self, samples: TensorSamples) -> DataLoader[Sample]:
+        # a generator of its own: starting a loader draws a number, and training must not feel it
+        generator = torch.Generator().manual_seed(0)
+        size = max(self.batch_size, _EVALUATION_BATCH)
+        return DataLoader(samples, size, collate_fn=_collate, generator=generator)
+
+
+def _collate(batch: Any) -> Any:
+    """Pass on a batch that was fetched at once; stack one that came as single samples."""
+    return batch if isinstance(batch, tuple) else default_collate(batch)
