@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from lightning_depth.layers._names import Granularity, Layer, Role, clean_name
-from lightning_depth.layers._select import layer_parameters, order_by_execution, select_layers
+from lightning_depth.layers._order import ExecutionRecorder, is_compiled, order_by_execution
+from lightning_depth.layers._select import layer_parameters, select_layers
 
 __all__ = [
+    "ExecutionRecorder",
     "Granularity",
     "Layer",
     "Role",
     "clean_name",
+    "is_compiled",
     "layer_parameters",
     "order_by_execution",
     "select_layers",

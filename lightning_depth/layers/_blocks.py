@@ -14,6 +14,7 @@ __all__ = ["cut_blocks", "cut_leaves"]
 
 
 def cut_leaves(root: Part) -> list[Layer]:
+    """Take every module that owns weights."""
     parts = [part for part in root.walk() if part.owns_weights]
     if len(parts) > 1 and parts[0] is root:
         parts = parts[1:]  # a model's own tokens and scales: watching the root is watching all
@@ -24,19 +25,28 @@ def cut_blocks(root: Part) -> list[Layer]:
     """Cut the tree into blocks with what precedes and follows them; empty where nothing repeats."""
     kinds = _block_kinds(root)
     found = list(_cut(root, kinds))
-    places = [place for place, part in enumerate(found) if part.member and part.kind in kinds]
+    places = [place for place, part in enumerate(found) if _is_block(part, kinds)]
     if not places:
         return []
     first, last = places[0], places[-1]
-    stages = _stages(root, kinds)
-    while first and found[first - 1].parts and id(found[first - 1]) in stages:
+    openers = _members_beside_stages(root, kinds)
+    while first and id(found[first - 1]) in openers:
         first -= 1
-        places.insert(0, first)
+    siblings = openers | _members_beside_blocks(root, kinds)
+    inner = found[first : last + 1]
     return [
         *(_layer(part, "stem") for part in found[:first]),
-        *(_layer(found[place], "block") for place in places),
+        *(
+            _layer(part, "block")
+            for part in inner
+            if _is_block(part, kinds) or id(part) in siblings
+        ),
         *(_layer(part, "head") for part in found[last + 1 :]),
     ]
+
+
+def _is_block(part: Part, kinds: set[type[nn.Module]]) -> bool:
+    return part.member and part.kind in kinds
 
 
 def _block_kinds(root: Part) -> set[type[nn.Module]]:
@@ -77,18 +87,28 @@ def _repeats(box: Part, *, composite: bool) -> bool:
 def _cut(part: Part, kinds: set[type[nn.Module]]) -> Iterator[Part]:
     """The outermost parts that are blocks or hold none, in order of registration."""
     for child in part.parts:
-        block = child.member and child.kind in kinds
-        if block or not (child.container or _holds(child, kinds)):
+        if _is_block(child, kinds) or not (child.container or _holds_blocks(child, kinds)):
             yield child
         else:
             yield from _cut(child, kinds)
 
 
-def _holds(part: Part, kinds: set[type[nn.Module]]) -> bool:
-    return any(inner.member and inner.kind in kinds for inner in part.walk() if inner is not part)
+def _holds_blocks(part: Part, kinds: set[type[nn.Module]]) -> bool:
+    return any(_is_block(inner, kinds) for inner in part.walk() if inner is not part)
 
 
-def _stages(root: Part, kinds: set[type[nn.Module]]) -> set[int]:
+def _members_beside_blocks(root: Part, kinds: set[type[nn.Module]]) -> set[int]:
+    """Ids of what shares a container with blocks, such as a convolution that downsamples."""
+    boxes = [box for box in root.walk() if box.container]
+    return {
+        id(part)
+        for box in boxes
+        if any(_is_block(member, kinds) for member in box.parts)
+        for part in box.parts
+    }
+
+
+def _members_beside_stages(root: Part, kinds: set[type[nn.Module]]) -> set[int]:
     """Ids of members of containers that stand beside containers with blocks in them.
 
     MobileNetV2 and EfficientNet open with a stage of one block, the only one of its class.
@@ -96,8 +116,8 @@ def _stages(root: Part, kinds: set[type[nn.Module]]) -> set[int]:
     found: set[int] = set()
     for box in root.walk():
         stages = [part for part in box.parts if part.container] if box.container else []
-        if any(_holds(stage, kinds) for stage in stages):
-            found.update(id(part) for stage in stages for part in stage.parts)
+        if any(_holds_blocks(stage, kinds) for stage in stages):
+            found.update(id(part) for stage in stages for part in stage.parts if part.parts)
     return found
 
 

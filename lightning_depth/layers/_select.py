@@ -1,4 +1,4 @@
-"""Choosing the layers of a model, ordering them, and dividing the parameters among them."""
+"""Choosing the layers of a model and dividing its parameters among them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch.nn.parameter import Parameter
 from lightning_depth.errors import ConfigurationError, check_choice, closest, invalid
 from lightning_depth.layers._blocks import cut_blocks, cut_leaves
 from lightning_depth.layers._names import Granularity, Layer, clean_name
+from lightning_depth.layers._order import number_layers
 from lightning_depth.layers._tree import read_parts
 
-__all__ = ["layer_parameters", "order_by_execution", "select_layers"]
+__all__ = ["layer_parameters", "select_layers"]
 
 
 def select_layers(
@@ -54,7 +55,7 @@ def select_layers(
     check_choice("granularity", granularity, ("block", "leaf"))
     root = read_parts(model)
     layers = cut_leaves(root) if granularity == "leaf" else cut_blocks(root) or cut_leaves(root)
-    return _number(_filter(_with_clean_names(layers), include, exclude))
+    return number_layers(_filter(_with_clean_names(layers), include, exclude))
 
 
 def layer_parameters(layers: Iterable[Layer]) -> dict[str, list[tuple[str, Parameter]]]:
@@ -89,27 +90,6 @@ def layer_parameters(layers: Iterable[Layer]) -> dict[str, list[tuple[str, Param
     return found
 
 
-def order_by_execution(layers: Iterable[Layer], executed_names: Iterable[str]) -> list[Layer]:
-    """Return layers in the order in which they first ran, numbered anew.
-
-    Args:
-        layers: What ``select_layers`` returned.
-        executed_names: Names of layers as they ran, repetitions allowed.
-
-    Returns:
-        The layers; those that never ran come last, in their old order.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-        >>> [layer.name for layer in order_by_execution(select_layers(net), ["1", "0", "1"])]
-        ['1', '0']
-    """
-    places: dict[str, int] = {}
-    for name in executed_names:
-        places.setdefault(name, len(places))
-    return _number(sorted(layers, key=lambda layer: places.get(layer.name, len(places))))
-
-
 def _with_clean_names(layers: list[Layer]) -> list[Layer]:
     counts = Counter(clean_name(layer.name) for layer in layers)
     return [
@@ -118,10 +98,6 @@ def _with_clean_names(layers: list[Layer]) -> list[Layer]:
         else layer
         for layer in layers
     ]
-
-
-def _number(layers: Iterable[Layer]) -> list[Layer]:
-    return [replace(layer, depth=depth) for depth, layer in enumerate(layers, 1)]
 
 
 def _filter(

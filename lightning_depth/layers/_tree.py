@@ -82,14 +82,14 @@ class _Reader:
             kind=type_before_parametrizations(inner),
             member=member,
             owns_weights=parametrized or next(inner.parameters(recurse=False), None) is not None,
-            parts=children,
+            parts=[part for part in children if part.owns_weights or part.parts],
         )
 
     def _wanted(self, module: nn.Module) -> bool:
         if id(module) in self._seen or id(module) in self._copies or _is_measure(module):
             return False
         self._seen.add(id(module))
-        return next(module.parameters(), None) is not None
+        return True
 
 
 def _unwrap(path: str, module: nn.Module) -> tuple[str, nn.Module]:
@@ -130,11 +130,12 @@ def _frozen_copies(model: nn.Module) -> set[int]:
 
 
 def _attributes(model: nn.Module) -> Iterator[nn.Module]:
+    """Modules of at least two weighted parts, those within a Sequential or ModuleList left out."""
+    if isinstance(model, (nn.Sequential, nn.ModuleList)):
+        return
     for child in model.children():
-        if sum(1 for part in child.modules() if part._parameters) < 2:
-            continue
-        yield child
-        if not isinstance(child, (nn.Sequential, nn.ModuleList)):
+        if sum(1 for part in child.modules() if part._parameters) > 1:
+            yield child
             yield from _attributes(child)
 
 
