@@ -29,7 +29,7 @@ SETTINGS = {
     "svg.hashsalt": "lightning-depth",  # the same study gives the same file
     "text.parse_math": False,
     "font.family": "sans-serif",
-    "font.size": 11.5,
+    "font.size": 12.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": MUTED,

@@ -13,10 +13,11 @@ from lightning_depth.report._canvas import embed
 from lightning_depth.report._format import join, percent, scientific
 from lightning_depth.report._series import Band, Grid
 
-__all__ = ["Figure", "Panel", "error_figure", "gradient_figure", "styled"]
+__all__ = ["Bands", "Figure", "Panel", "absent", "error_figure", "gradient_figure", "styled"]
 
 Trials = Mapping[str, Sequence[Mapping[str, Any]]]
 Styles = Mapping[str, _panels.Style]
+Bands = Mapping[str, Band]
 
 ERRORS = {"train_error": "Training error, in eval mode", "val_error": "Validation error"}
 DECADES = 8
@@ -30,66 +31,79 @@ class Panel:
     name: str
     svg: str
     arm: str | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels that belong together."""
+    """Panels that belong together, and in the legend each arm with its numbers."""
 
     title: str
-    sentence: str
+    lead: str
     reading: str
     panels: tuple[Panel, ...]
-    legend: tuple[str, ...] = ()
+    legend: tuple[tuple[str, str], ...] = ()
     scale: str | None = None
     scale_name: str = ""
+    absent: str = ""
 
 
-def styled(bands: Mapping[str, Band], styles: Styles) -> list[_panels.Line]:
+def absent(trials: Trials, drawn: Sequence[str]) -> str:
+    """Return the arms that finished runs but have no number to draw."""
+    return join([arm for arm, own in trials.items() if own and arm not in drawn])
+
+
+def styled(bands: Bands, styles: Styles) -> list[_panels.Line]:
     """Return the lines of a panel, each in its arm's looks."""
     return [_panels.Line(band, styles[arm]) for arm, band in bands.items()]
 
 
 def error_figure(trials: Trials, styles: Styles) -> Figure | None:
     """Return training and validation error over epochs, one line an arm; None without curves."""
-    drawn: dict[str, dict[str, Band]] = {}
+    drawn: dict[str, Bands] = {}
     for column in ERRORS:
         bands = {arm: _series.curves(own, column) for arm, own in trials.items()}
         drawn[column] = {arm: band for arm, band in bands.items() if not band.is_empty}
-    bands_of = {column: bands for column, bands in drawn.items() if bands}
-    if not bands_of:
+    drawn = {column: bands for column, bands in drawn.items() if bands}
+    if not drawn:
         return None
-    top = max(float(np.nanmax(band.high)) for own in bands_of.values() for band in own.values())
-    panels = [_error_panel(column, own, styles, top or 1.0) for column, own in bands_of.items()]
+    top = max(float(np.nanmax(band.high)) for own in drawn.values() for band in own.values())
+    legend = tuple((arm, told) for arm in trials if (told := _errors_of(arm, drawn)))
     return Figure(
         "Error by epoch",
-        " ".join(f"{ERRORS[column]}: {_ends(own)}" for column, own in bands_of.items()),
-        "At the last epoch; means over the seeds, in brackets the lowest and the highest seed, which "
-        "the bands show for every epoch. Where the validation error alone is high, a net overfits; "
-        "where the training error is high already, it never fitted, and depth may be the reason.",
-        tuple(panels),
-        legend=tuple(arm for arm in trials if any(arm in own for own in bands_of.values())),
+        "At the last epoch, mean over the seeds (lowest to highest seed):",
+        "Lines are means over the seeds, bands reach from the lowest seed to the highest. Where "
+        "the validation error alone is high, a net overfits; where the training error is high "
+        "already, it never fitted, and depth may be the reason.",
+        tuple(_error_panel(column, own, styles, top or 1.0) for column, own in drawn.items()),
+        legend=legend,
+        absent=absent(trials, [arm for arm, _ in legend]),
     )
 
 
-def _error_panel(column: str, bands: Mapping[str, Band], styles: Styles, top: float) -> Panel:
+def _error_panel(column: str, bands: Bands, styles: Styles, top: float) -> Panel:
     svg = _panels.lines(
         styled(bands, styles),
         "epoch",
         lambda value: f"{100 * value:.3g} %",
         y_limits=(-0.02 * top, 1.05 * top),
     )
-    alternative = f"{ERRORS[column]} by epoch. At the last epoch: {_ends(bands)}"
-    return Panel(ERRORS[column], embed(svg, column.replace("_", "-"), alternative))
+    name = ERRORS[column]
+    ends = join([f"{arm} {_end(band)}" for arm, band in bands.items()])
+    alternative = f"{name} by epoch. At the last epoch: {ends}."
+    return Panel(name, embed(svg, column.replace("_", "-"), alternative))
 
 
-def _ends(bands: Mapping[str, Band]) -> str:
-    parts = []
-    for arm, band in bands.items():
-        mean, low, high = band.end()
-        spread = f" ({percent(low)} to {percent(high)})" if band.num_seeds > 1 else ""
-        parts.append(f"{arm} {percent(mean)}{spread}")
-    return f"{join(parts)}."
+def _errors_of(arm: str, drawn: Mapping[str, Bands]) -> str:
+    names = {"train_error": "training", "val_error": "validation"}
+    ends = [f"{names[name]} {_end(own[arm])}" for name, own in drawn.items() if arm in own]
+    return ", ".join(ends)
+
+
+def _end(band: Band) -> str:
+    mean, low, high = band.end()
+    spread = f" ({percent(low)} to {percent(high)})" if band.num_seeds > 1 else ""
+    return f"{percent(mean)}{spread}"
 
 
 def gradient_figure(trials: Trials) -> Figure | None:
@@ -99,30 +113,27 @@ def gradient_figure(trials: Trials) -> Figure | None:
     if not drawn:
         return None
     limits = _color_limits(list(drawn.values()))
-    told = {arm: _shrinkage(grid) for arm, grid in drawn.items()}
-    panels = []
-    for number, (arm, grid) in enumerate(drawn.items()):
-        alternative = (
-            f"Gradient size of {arm} by depth and optimizer step. "
-            f"First layer over last layer, median over the steps: {told[arm]}."
-        )
-        svg = embed(_panels.gradient_map(grid, limits), f"gradient-{number}", alternative)
-        panels.append(Panel(arm, svg, arm=arm))
     low, high = (scientific(limit) for limit in limits)
+    scale = embed(_panels.color_bar(limits), "scale", f"Color scale: dark {low}, bright {high}.")
     return Figure(
         "Gradient flow by depth and step",
-        "Gradient of the first layer over that of the last, median over the steps: "
-        f"{join([f'{arm} {ratio}' for arm, ratio in told.items()])}.",
-        "Color is the root mean square of a layer's gradient, on one logarithmic scale for all arms; "
-        "depth 1 is nearest the input. A map that darkens downwards is a gradient that is lost on "
-        "its way back to the first layers. Geometric mean over the seeds; grey where no number is "
-        "finite.",
-        tuple(panels),
-        scale=embed(
-            _panels.color_bar(limits), "scale", f"Color scale: dark is {low}, bright is {high}."
-        ),
+        "Root mean square of each layer's gradient; depth 1 is nearest the input. The numbers set "
+        "the first layer against the last, median over the steps.",
+        "A map that darkens downwards is a gradient that is lost on its way back to the first "
+        "layers. One logarithmic color scale for all arms; geometric mean over the seeds; grey "
+        "where no number is finite.",
+        tuple(_map(number, *item, limits) for number, item in enumerate(drawn.items())),
+        scale=scale,
         scale_name="Gradient, root mean square",
+        absent=absent(trials, list(drawn)),
     )
+
+
+def _map(number: int, arm: str, grid: Grid, limits: tuple[float, float]) -> Panel:
+    note = f"first layer over last {_shrinkage(grid)}, {len(grid.depths)} layers"
+    alternative = f"Gradient size of {arm} by depth and optimizer step: {note}."
+    svg = embed(_panels.gradient_map(grid, limits), f"gradient-{number}", alternative)
+    return Panel(arm, svg, arm=arm, note=note)
 
 
 def _color_limits(grids: Sequence[Grid]) -> tuple[float, float]:
@@ -134,5 +145,4 @@ def _color_limits(grids: Sequence[Grid]) -> tuple[float, float]:
 def _shrinkage(grid: Grid) -> str:
     first, last = grid.values[0], grid.values[-1]
     both = np.isfinite(first) & np.isfinite(last) & (last > 0)
-    ratio = scientific(float(np.median(first[both] / last[both]))) if both.any() else "not finite"
-    return f"{ratio} ({len(grid.depths)} layers)"
+    return scientific(float(np.median(first[both] / last[both]))) if both.any() else "not finite"

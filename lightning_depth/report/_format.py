@@ -16,7 +16,7 @@ __all__ = [
     "percent",
     "scientific",
     "short_count",
-    "times",
+    "signed",
 ]
 
 MISSING = "–"
@@ -29,7 +29,9 @@ def is_number(value: object) -> bool:
 
 def percent(value: float | None, digits: int = 1) -> str:
     """Return a fraction as percent, or a dash."""
-    return f"{100 * value:.{digits}f} %" if value is not None and is_number(value) else MISSING
+    if value is None or not is_number(value):
+        return MISSING
+    return f"{100 * value:.{digits}f} %".replace("-", "−")
 
 
 def count(value: float | None) -> str:
@@ -47,11 +49,6 @@ def short_count(value: float | None) -> str:
     return f"{value:.3g}"
 
 
-def times(value: float | None) -> str:
-    """Return a ratio with two digits and a multiplication sign, or a dash."""
-    return f"{scientific(value)}×" if value is not None and is_number(value) else MISSING
-
-
 def scientific(value: float | None) -> str:
     """Return a number of any size with two significant digits, or a dash."""
     if value is None or not is_number(value):
@@ -60,6 +57,15 @@ def scientific(value: float | None) -> str:
         return f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa}·10{_superscript(int(exponent))}".replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    """Return a difference with its sign and three significant digits, or a dash."""
+    if value is None or not is_number(value):
+        return MISSING
+    digits = 1 if abs(value) >= 9.95 else 2
+    text = f"{value:+.{digits}f}" if abs(value) >= 0.095 or value == 0 else f"{value:+.2g}"
+    return text.replace("-", "−")
 
 
 def duration(seconds: float | None) -> str:

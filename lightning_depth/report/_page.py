@@ -1,4 +1,4 @@
-"""What the page says, taken from a stored study: plain values, put into words, not yet into HTML."""
+"""What the page says, taken from a stored study: values put into words, not yet into HTML."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_depth.report import _format, _panels
 from lightning_depth.report._canvas import embed
 from lightning_depth.report._figures import Figure, Trials, error_figure, gradient_figure
 from lightning_depth.report._format import MISSING, is_number, join
-from lightning_depth.report._separability import separability_figures
+from lightning_depth.report._separability import separability_figure
 
 if TYPE_CHECKING:
     from lightning_depth.study import StudyResult
@@ -29,9 +29,10 @@ class Verdict:
 
     word: str
     claim: str
-    reason: str
     numbers: str
+    reason: str
     svg: str | None
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,11 @@ def build_page(result: StudyResult) -> Page:
     }
     failed = tuple(trial for trial in result.trials if trial["status"] == "failed")
     styles = _panels.styles(arms)
-    figures = [error_figure(finished, styles), gradient_figure(finished)]
-    figures += separability_figures(finished, styles)
+    figures = [
+        error_figure(finished, styles),
+        gradient_figure(finished),
+        separability_figure(finished, styles),
+    ]
     return Page(
         name=str(study["name"]),
         question=str(study.get("question") or study["name"]),
@@ -126,30 +130,50 @@ def _verdicts(claims: Sequence[Any]) -> tuple[Verdict, ...]:
 
 
 def _verdict(claim: Any, number: int) -> Verdict:
-    edges = (claim.effect, claim.low, claim.high)
+    factor, unit = _unit(claim)
+    edges = [
+        factor * edge if is_number(edge) else None for edge in (claim.effect, claim.low, claim.high)
+    ]
+    told, caption = _told(edges, unit), _caption(claim, unit)
     svg = None
-    if all(is_number(edge) for edge in edges):
-        low, high = min(*edges, 0.0), max(*edges, 0.0)
-        margin = 0.06 * (high - low) or 1.0
-        drawn = _panels.interval(*edges, (low - margin, high + margin))
-        told = " ".join(_format.scientific(edge) for edge in edges)
-        svg = embed(drawn, f"claim-{number}", f"Effect and 95 % interval: {told}.")
-    return Verdict(str(claim.verdict), str(claim.text), str(claim.reason), _evidence(claim), svg)
+    if None not in edges:
+        alternative = f"{caption}: {told}."
+        svg = embed(_panels.interval(*edges), f"claim-{number}", alternative)
+    reason = " ".join(part for part in (str(claim.reason), _evidence(claim)) if part)
+    return Verdict(str(claim.verdict), str(claim.text), told, reason, svg, caption)
+
+
+def _unit(claim: Any) -> tuple[float, str]:
+    """Return what an effect is multiplied by to be shown, and the unit it then has."""
+    if claim.kind == "faster":
+        return 100.0, "%"
+    return (100.0, "points") if str(claim.metric).endswith("error") else (1.0, "")
+
+
+def _caption(claim: Any, unit: str) -> str:
+    if claim.kind == "faster":
+        return f"Time saved by {claim.arm} against {claim.than}, in %"
+    metric = str(claim.metric).replace("train_", "training ").replace("val_", "validation ")
+    scale = ", in percentage points" if unit else ""
+    return f"{metric.capitalize()} of {claim.arm} minus that of {claim.than}{scale}"
+
+
+def _told(edges: Sequence[float | None], unit: str) -> str:
+    effect, low, high = (_format.signed(edge) for edge in edges)
+    if edges[0] is None:
+        return ""
+    interval = f", 95 % interval {low} to {high}" if None not in edges else ""
+    return f"{effect} {unit}".strip() + interval
 
 
 def _evidence(claim: Any) -> str:
-    runs = f"{claim.n} seed{'s' * (claim.n != 1)}"
-    if not is_number(claim.effect):
-        return runs
-    parts = [f"effect {_format.scientific(claim.effect)}"]
-    if is_number(claim.low) and is_number(claim.high):
-        low, high = _format.scientific(claim.low), _format.scientific(claim.high)
-        parts.append(f"95 % interval {low} to {high}")
-    if is_number(claim.p_value):
-        parts.append(f"p {_probability(claim.p_value)}")
-    if is_number(claim.p_holm):
-        parts.append(f"{_probability(claim.p_holm)} after Holm's correction")
-    return ", ".join([*parts, runs])
+    """Return p values and the number of seeds as one sentence."""
+    seeds = f"{claim.n} seed{'s' * (claim.n != 1)}"
+    if not is_number(claim.p_value):
+        return f"{seeds}.".capitalize()
+    corrected = f" ({_probability(claim.p_holm)} with Holm's correction)"
+    holm = corrected if is_number(claim.p_holm) else ""
+    return f"p {_probability(claim.p_value)}{holm}, {seeds}."
 
 
 def _probability(value: float) -> str:
@@ -162,14 +186,20 @@ def _row(row: Record) -> dict[str, str]:
         "arm": str(row["arm"]),
         "params": _format.count(row["params"]),
         "multiply_adds": _format.short_count(row["multiply_adds"]),
-        "train_error": _format.percent(row["train_error"]),
+        "train_error": _error(row, "train_error"),
         "train_interval": _interval(row, "train_error"),
-        "val_error": _format.percent(row["val_error"]),
+        "val_error": _error(row, "val_error"),
         "val_interval": _interval(row, "val_error"),
         "train_step": _format.duration(row["train_step_s"]),
         "runs": trained,
         "findings": str(row["findings"]),
     }
+
+
+def _error(row: Record, column: str) -> str:
+    if row["finished"] and not is_number(row[column]):
+        return "not finite"
+    return _format.percent(row[column])
 
 
 def _interval(row: Record, column: str) -> str:
@@ -200,7 +230,7 @@ def _found(place: tuple[str, str, str], seeds: Mapping[Any, Record], num_runs: i
     severity, kind, source = place
     finding = next(iter(seeds.values()))
     return FoundOnce(
-        kind=kind.replace("_", " ").lower(),
+        kind=kind.replace("_", " ").capitalize(),
         severity=severity,
         runs=f"in {len(seeds)} of {num_runs} runs" if num_runs > 1 else "in the one run",
         layers=_shorten([str(layer) for layer in finding.get("layers") or ()]),
@@ -229,7 +259,10 @@ def _facts(study: Record, trials: Sequence[Record]) -> tuple[tuple[str, str], ..
             [str(machine[name]) for name in ("platform", "processor") if machine.get(name)]
             + [f"{machine['cpu_count']} CPUs"] * bool(machine.get("cpu_count"))
         ),
-        "Trained on": join([*devices, *(f"{number} threads a run" for number in threads)]),
+        "Trained on": join(
+            [*devices, *(f"{number} thread{'s' * (number != '1')} a run" for number in threads)],
+            last=", ",
+        ),
         "Workers": str(study.get("workers") or MISSING),
         "Started": _format.moment(study.get("started") or MISSING),
         "Training took": _format.duration(study.get("trial_phase_s")),

@@ -110,7 +110,8 @@ def _draw_line(axes: Any, line: Line) -> None:
     if band.num_seeds > 1:
         shade = {"color": line.style.color, "alpha": 0.16, "linewidth": 0}
         axes.fill_between(band.x, band.low, band.high, **shade)
-    axes.plot(band.x, band.mean, markevery=max(1, len(band.x) // 12), **_looks(line.style))
+    marked = np.linspace(0, len(band.x) - 1, min(len(band.x), 12)).round().astype(int).tolist()
+    axes.plot(band.x, band.mean, markevery=marked, **_looks(line.style))
 
 
 def gradient_map(grid: Grid, limits: tuple[float, float]) -> str:
@@ -146,14 +147,16 @@ def color_bar(limits: tuple[float, float]) -> str:
         return to_svg(figure)
 
 
-def interval(effect: float, low: float, high: float, limits: tuple[float, float]) -> str:
+def interval(effect: float, low: float, high: float) -> str:
     """Return a claim's effect as a dot with its interval as a line, on an axis with a mark at 0."""
+    ends = min(low, effect, 0.0), max(high, effect, 0.0)
+    margin = 0.06 * (ends[1] - ends[0]) or 1.0
     with panel(300, 44, left=16, right=16, bottom=22, top=4) as (figure, axes):
         axes.grid(visible=False)
         axes.axvline(0, color=MUTED, linewidth=1)
         axes.plot([low, high], [0, 0], color=INK, linewidth=2.2, solid_capstyle="butt")
         axes.plot([effect], [0], color=INK, marker="o", markersize=7)
-        axes.set_xlim(*limits)
+        axes.set_xlim(ends[0] - margin, ends[1] + margin)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.locator_params(axis="x", nbins=5)

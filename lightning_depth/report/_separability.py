@@ -1,4 +1,4 @@
-"""Separability by depth: one figure a measure, with a panel for the first and the last epoch."""
+"""Separability by depth: one panel for the first epoch and one for the last."""
 
 from __future__ import annotations
 
@@ -9,82 +9,82 @@ import numpy as np
 
 from lightning_depth.report import _panels, _series
 from lightning_depth.report._canvas import embed
-from lightning_depth.report._figures import Figure, Panel, Styles, Trials, styled
+from lightning_depth.report._figures import Bands, Figure, Panel, Styles, Trials, absent, styled
 from lightning_depth.report._format import join, percent, scientific
 from lightning_depth.report._series import Array, Band
 
-__all__ = ["separability_figures"]
+__all__ = ["separability_figure"]
+
+Epoch = Literal["first", "last"]
+EPOCHS: tuple[Epoch, Epoch] = ("first", "last")
 
 MEASURES = {
-    "separation": ("Within-class over between-class scatter", "Lower is better separated."),
-    "fisher": ("Fisher ratio", "Higher is better separated."),
-    "linear_probe": ("Accuracy of a linear probe", "Higher is better separated."),
+    "separation": ("Within-class over between-class scatter", "lower is better"),
+    "fisher": ("Fisher ratio", "higher is better"),
+    "linear_probe": ("Linear probe accuracy", "higher is better"),
 }
 SHARES = {"linear_probe"}
 """Measures that are shares of samples and are shown as percent on a linear axis."""
 
-Bands = Mapping[str, Band]
+Epochs = Mapping[str, Bands]
 
 
-def separability_figures(trials: Trials, styles: Styles) -> list[Figure]:
-    """Return one figure for each stored measure that has a finite number, the known ones first."""
+def separability_figure(trials: Trials, styles: Styles) -> Figure | None:
+    """Return, for each stored measure, a panel for the first epoch and one for the last."""
     stored = {name: None for own in trials.values() for name in _series.measures(own)}
     order = sorted(stored, key=lambda name: name not in MEASURES)
-    figures = [
-        _figure(name, number, trials, styles)
-        for number, name in enumerate(order)
-        if any(_bands(trials, name, "last"))
+    drawn = {name: {epoch: _bands(trials, name, epoch) for epoch in EPOCHS} for name in order}
+    drawn = {name: epochs for name, epochs in drawn.items() if epochs["last"]}
+    if not drawn:
+        return None
+    panels = [
+        _panel(name, f"separability-{number}", epoch, epochs, styles)
+        for number, (name, epochs) in enumerate(drawn.items())
+        for epoch in EPOCHS
+        if epochs[epoch]
     ]
-    return figures
+    legend = tuple((arm, told) for arm in trials if (told := _told(arm, drawn)))
+    return Figure(
+        "Separability of the classes by depth",
+        "After the last epoch, from the input to the last layer:",
+        "Depth 0 is the input. Where a line goes on falling or rising, each layer brings the "
+        "classes further apart; where it is flat, its layers add nothing. Both epochs share one "
+        "axis; bands reach from the lowest seed to the highest.",
+        tuple(panels),
+        legend=legend,
+        absent=absent(trials, [arm for arm, _ in legend]),
+    )
 
 
-def _bands(trials: Trials, measure: str, epoch: Literal["first", "last"]) -> dict[str, Band]:
+def _bands(trials: Trials, measure: str, epoch: Epoch) -> Bands:
     bands = {arm: _series.profile(own, measure, epoch) for arm, own in trials.items()}
     return {arm: band for arm, band in bands.items() if not band.is_empty}
 
 
-def _figure(measure: str, number: int, trials: Trials, styles: Styles) -> Figure:
-    first, last = _bands(trials, measure, "first"), _bands(trials, measure, "last")
+def _panel(measure: str, key: str, epoch: Epoch, epochs: Epochs, styles: Styles) -> Panel:
     title, better = MEASURES.get(measure, (measure, ""))
-    values = np.concatenate(
-        [
-            edge
-            for bands in (first, last)
-            for band in bands.values()
-            for edge in (band.low, band.high)
-        ]
-    )
-    values = values[np.isfinite(values)]
-    panels = [
-        Panel(
-            f"After the {epoch} epoch",
-            embed(
-                _lines(measure, bands, styles, values),
-                f"separability-{number}-{epoch}",
-                f"{title} by depth after the {epoch} epoch. "
-                f"From the input to the last layer: {_told(measure, bands)}.",
-            ),
-        )
-        for epoch, bands in (("first", first), ("last", last))
-        if bands
+    edges = [edge for own in epochs.values() for band in own.values() for edge in band.edges()]
+    values = np.concatenate(edges)
+    bands = epochs[epoch]
+    told = join([f"{arm} {_change(measure, band)}" for arm, band in bands.items()])
+    alternative = f"{title} by depth, {epoch} epoch. From the input to the last layer: {told}."
+    svg = _lines(measure, bands, styles, values[np.isfinite(values)])
+    return Panel(f"{title}, {epoch} epoch", embed(svg, f"{key}-{epoch}", alternative), note=better)
+
+
+def _told(arm: str, drawn: Mapping[str, Epochs]) -> str:
+    parts = [
+        f"{MEASURES.get(name, (name,))[0].lower()} {_change(name, epochs['last'][arm])}"
+        for name, epochs in drawn.items()
+        if arm in epochs["last"]
     ]
-    return Figure(
-        f"{title} by depth",
-        f"After the last epoch, from the input to the last layer: {_told(measure, last)}.",
-        f"{better} Depth 0 is the input. Where a line goes on falling or rising, each layer brings "
-        "the classes further apart; where it is flat, its layers add nothing.".strip(),
-        tuple(panels),
-        legend=tuple(arm for arm in trials if arm in first or arm in last),
-    )
+    return ", ".join(parts)
 
 
-def _told(measure: str, bands: Bands) -> str:
+def _change(measure: str, band: Band) -> str:
     text = percent if measure in SHARES else scientific
-    parts = []
-    for arm, band in bands.items():
-        finite = band.mean[np.isfinite(band.mean)]
-        parts.append(f"{arm} {text(float(finite[0]))} to {text(float(finite[-1]))}")
-    return join(parts)
+    finite = band.mean[np.isfinite(band.mean)]
+    return f"{text(float(finite[0]))} to {text(float(finite[-1]))}"
 
 
 def _lines(measure: str, bands: Bands, styles: Styles, values: Array) -> str:

@@ -43,6 +43,10 @@ class Band:
         last = np.flatnonzero(np.isfinite(self.mean))[-1]
         return float(self.mean[last]), float(self.low[last]), float(self.high[last])
 
+    def edges(self) -> tuple[Array, Array]:
+        """Return the lowest and the highest seed, for the limits of an axis."""
+        return self.low, self.high
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -69,9 +73,9 @@ def band(lines: Sequence[tuple[Iterable[Any], Iterable[Any]]]) -> Band:
     """Return the band of several (x, y) lines, one a seed, on the union of their x."""
     seeds = [dict(zip(_numbers(x).tolist(), _numbers(y).tolist(), strict=False)) for x, y in lines]
     x = np.array(sorted({place for seed in seeds for place in seed if np.isfinite(place)}))
-    rows = np.array([[seed.get(place, np.nan) for place in x] for seed in seeds]).reshape(
-        -1, len(x)
-    )
+    rows = np.full((len(seeds), len(x)), np.nan)
+    for row, seed in zip(rows, seeds, strict=True):
+        row[:] = [seed.get(place, np.nan) for place in x]
     rows[~np.isfinite(rows)] = np.nan
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"All-NaN|Mean of empty", RuntimeWarning)

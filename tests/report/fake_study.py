@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lightning_depth.study.result import StudyResult
+from lightning_depth.study.spec import parse_study
+from lightning_depth.study.store import Store
+
+ARMS = ("plain-20", "plain-56", "residual-20", "residual-56")
 HOSTILE = '<script>alert("x")</script>&amp; $\\frac{'
 EPOCHS = 8
 STEPS = range(0, 176, 11)
@@ -15,51 +20,78 @@ STEPS = range(0, 176, 11)
 
 def write_study(
     folder: Path,
-    arms: Sequence[str] = ("plain-20", "plain-56", "residual-20", "residual-56"),
+    arms: Sequence[str] = ARMS,
     seeds: Sequence[int] = (0, 1, 2),
+    *,
     failed: Sequence[tuple[str, int]] = (),
     not_finite: Sequence[tuple[str, int]] = (),
+    with_claims: bool = True,
     text: str = "",
-) -> Path:
-    """Write ``study.json`` and one file a trial.
+) -> StudyResult:
+    """Write ``study.json`` and one file a trial, and return what is read back.
 
-    ``text`` is added to everything that comes from outside: names, messages, versions, the command.
+    ``text`` is added to everything that comes from outside: messages, layers, versions, command.
     """
-    (folder / "trials").mkdir(parents=True, exist_ok=True)
-    names = [f"{arm}{text}" for arm in arms]
-    _dump(folder / "study.json", _study(names, list(seeds), text))
-    for position, arm in enumerate(names):
-        for seed in seeds:
-            key = f"{position:02d}{seed:02d}"
-            trial = _trial(key, arm, position, seed, text)
-            if (arms[position], seed) in failed:
-                trial.update(status="failed", error=_error(text), metrics={}, curves={})
-                trial.update(callbacks={}, findings=[], timing={})
-            if (arms[position], seed) in not_finite:
-                trial = _without_numbers(trial)
-            _dump(folder / "trials" / f"{key}.json", trial)
-    return folder
+    store = Store(folder)
+    store.trials.mkdir(parents=True, exist_ok=True)
+    keys = {(arm, seed): f"{p:08x}{seed:08x}" for p, arm in enumerate(arms) for seed in seeds}
+    recipe = _recipe(arms, seeds, text, with_claims=with_claims and len(arms) >= 2)
+    store.write_study(_study(recipe, list(keys.values()), text))
+    for (arm, seed), key in keys.items():
+        trial = _trial(key, arm, arms.index(arm), seed, text)
+        if (arm, seed) in failed:
+            trial.update(status="failed", error=_error(text), metrics={}, curves={})
+            trial.update(callbacks={}, findings=[], timing={})
+        if (arm, seed) in not_finite:
+            trial = _without_numbers(trial)
+        store.write_trial(trial)
+    return StudyResult.load(folder)
 
 
-def _dump(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+def rename_arms(result: StudyResult, text: str) -> StudyResult:
+    """Add a text to the names of the arms, as a file that somebody tampered with would have it."""
+    arms = {f"{arm}{text}": planned for arm, planned in result.study["arms"].items()}
+    claims = [replace(c, arm=f"{c.arm}{text}", than=f"{c.than}{text}") for c in result.claims]
+    return replace(
+        result,
+        study={**result.study, "arms": arms},
+        trials=[trial | {"arm": f"{trial['arm']}{text}"} for trial in result.trials],
+        table=[row | {"arm": f"{row['arm']}{text}"} for row in result.table],
+        claims=claims,
+    )
 
 
-def _study(arms: list[str], seeds: list[int], text: str) -> dict[str, Any]:
+def _recipe(
+    arms: Sequence[str], seeds: Sequence[int], text: str, *, with_claims: bool
+) -> dict[str, Any]:
+    claims = [
+        {"text": f"{arms[-1]} has a {direction} training error than {arms[0]}{text}"}
+        | {"arm": arms[-1], "than": arms[0], "direction": direction}
+        for direction in ("higher", "lower")
+        if with_claims
+    ]
+    networks = {arm: {"network": {"block": "plain", "depth": 20, "width": 8}} for arm in arms}
+    content = {"name": "degradation", "epochs": EPOCHS, "seeds": list(seeds), "arms": networks}
+    question = f"Does a deeper plain network train worse, and do shortcuts mend it?{text}"
+    return parse_study(content | {"question": question, "claims": claims}, "recipe").to_dict()
+
+
+def _study(recipe: dict[str, Any], keys: list[str], text: str) -> dict[str, Any]:
     cost = {"params": 269722, "multiply_adds": 2558720, "activation_bytes": 1200000}
     return {
         "schema": 1,
         "name": f"degradation{text}",
-        "question": f"Does a deeper plain network train worse, and do shortcuts mend it?{text}",
+        "question": recipe["question"],
         "hash": "0f3a9c1e77aa00bb",
         "command": f"lightning-depth study degradation --workers 2{text}",
-        "recipe": {"name": f"degradation{text}", "epochs": EPOCHS, "seeds": seeds},
+        "recipe": recipe,
         "arms": {
             arm: {"cost": cost, "network": {}, "width": 8, "depth": 20, "match": None}
-            for arm in arms
+            for arm in recipe["arms"]
         },
-        "seeds": seeds,
-        "versions": {"lightning-depth": f"0.1.0{text}", "torch": "2.15.0", "python": "3.12.3"},
+        "trials": keys,
+        "seeds": recipe["seeds"],
+        "versions": {"lightning-depth": f"0.1.0{text}", "python": "3.12.3"},
         "machine": {"platform": f"Linux{text}", "processor": "x86_64", "cpu_count": 2},
         "started": "2026-11-21T03:00:00+00:00",
         "finished": "2026-11-21T03:02:07+00:00",
@@ -104,7 +136,7 @@ def _trial(key: str, arm: str, position: int, seed: int, text: str) -> dict[str,
             "device": "cpu",
             "threads": 1,
         },
-        "versions": {"torch": "2.15.0"},
+        "versions": {"python": "3.12.3"},
         "started": "2026-11-21T03:00:00+00:00",
         "finished": "2026-11-21T03:00:10+00:00",
     }
