@@ -1,0 +1,87 @@
+"""One multilayer perceptron for every block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_depth.blocks._init import initialize
+
+__all__ = ["MultilayerPerceptron"]
+
+
+class MultilayerPerceptron(nn.Module):
+    """Hidden layers and a linear classifier over flattened inputs.
+
+    Built by `build_mlp` and by the presets; takes its parts ready made.
+
+    Shape:
+        - Input: ``(B, ...)``, flattened to ``(B, in_features)``.
+        - Output: ``(B, num_classes)``.
+
+    Args:
+        stem: The first hidden layer, or the identity.
+        blocks: The further hidden layers.
+        norm: What follows the last block, such as the last activation of a preactivation net.
+        num_features: Units of the last hidden layer.
+        num_classes: Outputs of the classifier; 0 leaves the last hidden layer.
+        hidden_layers: Weight layers before the classifier.
+
+    Example:
+        >>> from lightning_depth.networks import build_mlp
+        >>> build_mlp("residual", 5, width=32, in_features=64, num_classes=10).hidden_layers
+        5
+    """
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        blocks: Sequence[nn.Module],
+        norm: nn.Module,
+        num_features: int,
+        num_classes: int,
+        *,
+        hidden_layers: int,
+    ) -> None:
+        super().__init__()
+        self.hidden_layers = hidden_layers
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = num_features
+        self.stem = stem
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = norm
+        self.head = _classifier(num_features, num_classes)
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def get_classifier(self) -> nn.Module:
+        """Return the last linear layer."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier by a fresh one, or by none where ``num_classes`` is 0."""
+        self.num_classes = num_classes
+        self.head = _classifier(self.num_features, num_classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the last hidden layer."""
+        x = self.stem(x.flatten(1))
+        x = self.blocks(x)
+        return self.norm(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return the logits, or the features as they are."""
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
+        return self.forward_head(self.forward_features(x))
+
+
+def _classifier(num_features: int, num_classes: int) -> nn.Module:
+    if num_classes == 0:
+        return nn.Identity()
+    head = nn.Linear(num_features, num_classes)
+    initialize(head, "xavier")
+    return head
