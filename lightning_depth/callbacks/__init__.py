@@ -1,5 +1,15 @@
-"""Callbacks for any Trainer and any LightningModule."""
+"""Callbacks for any Trainer and any LightningModule.
 
+Each keeps what it measured (``history``), what it concluded (``findings``), draws it (``plot``),
+and logs a handful of scalars and one figure an epoch. At the end of ``fit`` one box tells the
+verdict of all of them, and ``findings.json`` beside the logs holds the same.
+"""
+
+from lightning_depth.callbacks._base import FindingError, FindingWarning
 from lightning_depth.callbacks.training_error import TrainingErrorMonitor
 
-__all__ = ["TrainingErrorMonitor"]
+__all__ = [
+    "FindingError",
+    "FindingWarning",
+    "TrainingErrorMonitor",
+]

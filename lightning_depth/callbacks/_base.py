@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["DepthCallback", "FindingAction", "FindingError", "FindingWarning", "OnFinding"]
 
 
+_STATE_KEY = "lightning_depth"
+
+
 class FindingWarning(UserWarning):
     """A finding made during training by a callback with ``on_finding="warn"``.
 
@@ -117,7 +120,7 @@ class DepthCallback(pl.Callback):
         return []
 
     def _summary(self) -> str:
-        """Return one sentence on what was measured, shown where nothing was found."""
+        """Return one sentence on what was measured, for the verdict on a healthy run."""
         return f"{type(self).__name__} took {len(self._history)} measurements."
 
     def _detach(self) -> None:
@@ -187,6 +190,7 @@ class DepthCallback(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begin anew where the run begins at its first step."""
         self._ran = True
+        self._handover.discard()
         if stage == "fit" and trainer.global_step == 0:
             self._reset()
 
@@ -199,42 +203,48 @@ class DepthCallback(pl.Callback):
                 self._on_finding(finding)
         if trainer.is_global_zero:
             self._write_figures(trainer)
-            if _watchers(trainer)[-1] is self:
-                _tell(trainer)
+            self._tell_if_last(trainer)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Lightning calls no other hook after an exception or Ctrl-C."""
+        """Clean up and tell what was found: Lightning calls no other hook after an exception."""
         self._close(trainer)
+        if self._found and trainer.is_global_zero and not is_quiet(trainer):
+            self._tell_if_last(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave nothing behind on the modules."""
         self._close(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that was measured and found."""
-        return {
-            **super().state_dict(),
-            "history": self._history.state_dict(),
-            "findings": [finding.to_dict() for finding in self._found],
-            "extra": self._extra_state(),
-        }
+        """Return everything that was measured and found, as plain containers and tensors."""
+        return {**super().state_dict(), _STATE_KEY: self._depth_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what ``state_dict`` returned; a state of Lightning's own class is accepted.
+        """Take over a state; one that Lightning's own class wrote is accepted.
 
         Args:
             state_dict: State of the same callback, from a checkpoint.
         """
         super().load_state_dict(state_dict)
-        self._ran = True
-        if "history" in state_dict:
-            self._history.load_state_dict(state_dict["history"])
-            self._found = [Finding.from_dict(row) for row in state_dict["findings"]]
-            self._load_extra_state(state_dict["extra"])
+        if _STATE_KEY in state_dict:
+            self._load_depth_state(state_dict[_STATE_KEY])
 
     # Inside.
+
+    def _depth_state(self) -> dict[str, Any]:
+        return {
+            "history": self._history.state_dict(),
+            "findings": [finding.to_dict() for finding in self._found],
+            "extra": self._extra_state(),
+        }
+
+    def _load_depth_state(self, state: Mapping[str, Any]) -> None:
+        self._ran = True
+        self._history.load_state_dict(state["history"])
+        self._found = [Finding.from_dict(row) for row in state["findings"]]
+        self._load_extra_state(state["extra"])
 
     def _keep(self, finding: Finding) -> bool:
         known = {(other.kind, other.layers) for other in self._found}
@@ -256,6 +266,18 @@ class DepthCallback(pl.Callback):
         for key, draw in self._figures.items():
             draw().savefig(folder / f"{self._prefix}-{key}.png".replace("/", "-"))
 
+    def _tell_if_last(self, trainer: pl.Trainer) -> None:
+        """Print one box for all callbacks of the package and write one file."""
+        watchers = _watchers(trainer)
+        if watchers[-1] is not self:
+            return
+        findings = [finding for watcher in watchers for finding in watcher._found]
+        healthy = _healthy_sentence(watchers)
+        if findings or healthy:
+            say(verdict_box(findings, healthy))
+        if (folder := run_folder(trainer)) is not None:
+            write_findings(folder, findings)
+
     def _close(self, trainer: pl.Trainer) -> None:
         self._detach()
         if trainer.is_global_zero and not is_quiet(trainer):
@@ -274,13 +296,13 @@ class DepthCallback(pl.Callback):
 
 
 def _watchers(trainer: pl.Trainer) -> list[DepthCallback]:
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
     return [callback for callback in callbacks if isinstance(callback, DepthCallback)]
 
 
-def _tell(trainer: pl.Trainer) -> None:
-    watchers = _watchers(trainer)
-    findings = [finding for watcher in watchers for finding in watcher._found]
-    say(verdict_box(findings, [watcher._summary() for watcher in watchers]))
-    if (folder := run_folder(trainer)) is not None:
-        write_findings(folder, findings)
+def _healthy_sentence(watchers: list[DepthCallback]) -> str:
+    """What is said where nothing was found; empty where there was nothing to look at."""
+    summaries = [summary for watcher in watchers if (summary := watcher._summary())]
+    measured = any(len(watcher._history) for watcher in watchers)
+    opening = "Depth is not the problem, as far as was measured." if measured else ""
+    return " ".join([opening, *summaries]).strip()

@@ -48,6 +48,11 @@ class History:
         self._records: list[_Record] = []
         self._appended = 0
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, History) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment] # it changes
+
     def __len__(self) -> int:
         return len(self._records)
 
@@ -87,7 +92,7 @@ class History:
         self._appended = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain containers and one tensor, which ``weights_only`` loads."""
+        """Return plain containers, and one tensor for the floats; ``weights_only`` loads them."""
         records = self._records
         numbers: array[float] = array("f")
         for record in records:
@@ -100,7 +105,7 @@ class History:
                 name: [record.cells[name] for record in records]
                 for name in (records[0].cells if records else ())
             },
-            "floats": torch.tensor(numbers, dtype=torch.float32),
+            "floats": torch.tensor(numbers, dtype=torch.float32) if self._floats else [],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -109,7 +114,7 @@ class History:
         Args:
             state: The state of a history with the same columns.
         """
-        floats = array("f", state["floats"].tolist())
+        floats = array("f", state["floats"].tolist() if self._floats else [])
         self.clear()
         start = 0
         for place, (number, rows) in enumerate(zip(state["numbers"], state["rows"], strict=True)):

@@ -16,15 +16,14 @@ __all__ = ["verdict_box", "write_findings"]
 _WIDEST = 100
 
 
-def verdict_box(findings: Sequence[Finding], summaries: Sequence[str]) -> str:
+def verdict_box(findings: Sequence[Finding], healthy: str) -> str:
     """Return the box for all findings of a run, as wide as the terminal.
 
     Args:
         findings: What all callbacks of the run found.
-        summaries: A sentence a callback on what it measured, shown where nothing was found.
+        healthy: What to say where nothing was found.
     """
     width = min(_WIDEST, shutil.get_terminal_size().columns)
-    healthy = " ".join(["Depth is not the problem, as far as was measured.", *summaries])
     return render_verdict(findings, healthy=healthy, width=width)
 
 
