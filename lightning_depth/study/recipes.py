@@ -1,0 +1,57 @@
+"""Finding the recipes: files, and those that ship with the package, by name."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from lightning_depth.errors import ConfigurationError, check_name
+
+__all__ = ["find_recipe", "list_recipes"]
+
+
+def _folder() -> Path:
+    """Return where the shipped recipes are: in the wheel, or beside the package in a checkout."""
+    with as_file(files("lightning_depth")) as package:
+        installed = package / "recipes"
+        return installed if installed.is_dir() else package.parent / "recipes"
+
+
+def list_recipes() -> dict[str, Path]:
+    """Return the recipes that ship with the package.
+
+    Returns:
+        Their files by name, sorted.
+
+    Example:
+        >>> "degradation" in list_recipes()
+        True
+    """
+    return {path.stem: path for path in sorted(_folder().glob("*.yaml"))}
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """Return the file of a recipe.
+
+    Args:
+        recipe: A file, or the name of a recipe that ships with the package; a file of that name
+            comes first.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigurationError: There is neither such a file nor such a recipe.
+
+    Example:
+        >>> find_recipe("degradation").name
+        'degradation.yaml'
+    """
+    path, shipped = Path(recipe), list_recipes()
+    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+        if not path.exists():
+            raise ConfigurationError(f"There is no recipe file {str(recipe)!r}.")
+        return path
+    if path.is_file():
+        return path
+    return shipped[check_name("recipe", str(recipe), shipped)]
