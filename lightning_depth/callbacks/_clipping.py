@@ -1,0 +1,53 @@
+"""How the gradient is clipped, and with which norm it comes out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import Enum
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from lightning_depth.functional.gradients import clipped_norm
+
+__all__ = ["Clipping", "norm_after", "read_clipping"]
+
+
+class Clipping(Enum):
+    """What happens to the gradient after it is read."""
+
+    NONE = "none"
+    BY_NORM = "by norm"
+    """The norm afterward follows from the norm before."""
+    OTHER = "other"
+    """By value, or by the user's own code: the norm afterward has to be measured."""
+
+
+def read_clipping(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Clipping:
+    """Return how a Trainer clips.
+
+    In manual optimization Lightning clips nothing: a gradient that the user's code clips before
+    the step is read as it comes out.
+    """
+    if not pl_module.automatic_optimization:
+        return Clipping.NONE
+    if is_overridden("configure_gradient_clipping", pl_module):
+        return Clipping.OTHER
+    if not trainer.gradient_clip_val:
+        return Clipping.NONE
+    by_value = str(getattr(trainer.gradient_clip_algorithm, "value", "norm") or "norm") == "value"
+    return Clipping.OTHER if by_value else Clipping.BY_NORM
+
+
+def norm_after(
+    clipping: Clipping, norm: float, limit: float | None, measured: Sequence[float | None] | None
+) -> float:
+    """Return the norm after clipping; not-a-number where it is not known (yet)."""
+    if clipping is Clipping.NONE:
+        return norm
+    if clipping is Clipping.BY_NORM and limit:
+        return clipped_norm(norm, float(limit))
+    if measured is None:
+        return math.nan
+    return math.hypot(*(value for value in measured if value is not None))

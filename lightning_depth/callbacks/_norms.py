@@ -1,0 +1,195 @@
+"""Norms of many tensors, brought to the host in one copy.
+
+Reading one number a tensor would stop the accelerator once a tensor. Here the norms of every
+group of tensors that share device and type come from one fused call, all groups are joined into
+one vector, and the vector is copied once. Where a strategy shards tensors over ranks, the vector
+is summed over the ranks as squares before it is copied; a full tensor is never gathered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+__all__ = ["Norms", "exact_norms", "is_doubtful", "local_part"]
+
+_SMALLEST_TRUSTED = 1e-18
+"""Below it the squares that float32 sums are subnormal and lose their digits."""
+
+
+def local_part(tensor: Tensor | None) -> Tensor | None:
+    """Return what this rank holds of a tensor, as plain real numbers; None where it holds none."""
+    if tensor is None:
+        return None
+    tensor = tensor.detach()
+    if hasattr(tensor, "to_local"):  # DTensor, without paying for its import
+        tensor = _without_partial(tensor).to_local()
+    if tensor.layout is not torch.strided:
+        tensor = tensor.coalesce().values() if tensor.is_sparse else tensor.to_dense()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return tensor
+
+
+def _without_partial(tensor: Tensor) -> Tensor:
+    """Finish a sum over ranks that is still outstanding: its parts say nothing of its norm."""
+    from torch.distributed.tensor import Replicate
+
+    if not any(placement.is_partial() for placement in tensor.placements):
+        return tensor
+    placements = [Replicate() if p.is_partial() else p for p in tensor.placements]
+    return tensor.redistribute(placements=placements)
+
+
+def is_doubtful(norm: float) -> bool:
+    """Return whether a float32 norm may have under- or overflowed, so that float64 must repeat it.
+
+    Example:
+        >>> [is_doubtful(norm) for norm in (1.0, 0.0, float("inf"))]
+        [False, True, True]
+    """
+    return norm < _SMALLEST_TRUSTED or norm == math.inf or norm != norm
+
+
+class Norms:
+    """Norms on their way to the host: collected on the device, read in one copy.
+
+    Args:
+        device: Where the vector is joined.
+
+    Example:
+        >>> norms = Norms(torch.device("cpu"))
+        >>> norms.add([torch.tensor([3.0, 4.0]), None])
+        range(0, 2)
+        >>> norms.read()
+        [5.0, None]
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._parts: list[Tensor] = []
+        self._slots: list[int] = []
+        self._shares: list[float] = []
+        self._size = 0
+
+    def add(self, tensors: Sequence[Tensor | None], shares: Sequence[float] | None = None) -> range:
+        """Queue the norms of tensors, one slot each.
+
+        Args:
+            tensors: What ``local_part`` returned; the slot of None reads as None.
+            shares: For each tensor the share of this rank's square that counts in the sum over
+                ranks: 1 where ranks hold different pieces, 1/n where n ranks hold the same one.
+
+        Returns:
+            The slots, to be looked up in what ``read`` returns.
+        """
+        first = self._size
+        groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[int]]] = {}
+        for slot, tensor in enumerate(tensors, first):
+            if tensor is None:
+                continue
+            group = groups.get((tensor.device, tensor.dtype))
+            if group is None:
+                group = groups[tensor.device, tensor.dtype] = ([], [])
+            group[0].append(tensor)
+            group[1].append(slot)
+        for (_, dtype), (members, slots) in groups.items():
+            self._parts.append(_stack_norms(members, dtype))
+            self._slots += slots
+        self._size += len(tensors)
+        self._shares += shares if shares is not None else [1.0] * len(tensors)
+        return range(first, self._size)
+
+    def absorb(self, other: Norms) -> range:
+        """Queue what another collection holds, so that both are read in one copy."""
+        first = self._size
+        self._parts += other._parts
+        self._slots += [first + slot for slot in other._slots]
+        self._shares += other._shares
+        self._size += other._size
+        return range(first, self._size)
+
+    def read(self, group: torch.distributed.ProcessGroup | None = None) -> list[float | None]:
+        """Return the norms, in the order of their slots.
+
+        Args:
+            group: Ranks over which the squares are summed; no communication by default.
+
+        Returns:
+            One number a slot, None where no rank held a tensor.
+        """
+        values: list[float | None] = [None] * self._size
+        if group is not None:
+            return self._read_summed(group)
+        if self._parts:
+            for slot, value in zip(self._slots, self._join().tolist(), strict=True):
+                values[slot] = value
+        return values
+
+    def _join(self) -> Tensor:
+        if len(self._parts) == 1:
+            return self._parts[0]
+        return torch.cat([part.to(self._device) for part in self._parts])
+
+    def _read_summed(self, group: torch.distributed.ProcessGroup) -> list[float | None]:
+        squares = torch.zeros(2, self._size, dtype=torch.float64, device=self._device)
+        if self._parts:
+            slots = torch.tensor(self._slots, device=self._device)
+            shares = torch.tensor(self._shares, dtype=torch.float64, device=self._device)
+            squares[0, slots] = self._join().to(torch.float64).square() * shares[slots]
+            squares[1, slots] = 1.0
+        torch.distributed.all_reduce(squares, group=group)
+        sums, holders = squares.tolist()
+        return [math.sqrt(s) if n else None for s, n in zip(sums, holders, strict=True)]
+
+
+def exact_norms(
+    device: torch.device, tensors: Sequence[Tensor | None], shares: Sequence[float] | None = None
+) -> Norms:
+    """Return norms in float64, followed by the square roots of the counts of non-finite elements.
+
+    The roots make a count add up over ranks as the squares of norms do.
+
+    Args:
+        device: Where the vector is joined.
+        tensors: What ``local_part`` returned.
+        shares: As in ``Norms.add``.
+
+    Returns:
+        Twice as many slots as tensors.
+
+    Example:
+        >>> huge = torch.tensor([3e30, 4e30])
+        >>> norm, root = exact_norms(torch.device("cpu"), [huge]).read()
+        >>> f"{norm:.3g}", root
+        ('5e+30', 0.0)
+    """
+    wide = [None if tensor is None else _exact_norm(tensor) for tensor in tensors]
+    counts = [None if tensor is None else _root_of_bad_count(tensor) for tensor in tensors]
+    norms = Norms(device)
+    norms.add(wide, shares)
+    norms.add(counts, shares)
+    return norms
+
+
+def _exact_norm(tensor: Tensor) -> Tensor:
+    if tensor.device.type == "mps":  # has no float64
+        tensor = tensor.cpu()
+    return torch.linalg.vector_norm(tensor, dtype=torch.float64)
+
+
+def _root_of_bad_count(tensor: Tensor) -> Tensor:
+    return tensor.isfinite().logical_not_().sum().to(torch.float32).sqrt_()
+
+
+def _stack_norms(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
+    narrow = dtype in (torch.float16, torch.bfloat16)
+    if any(tensor.numel() == 0 for tensor in tensors):
+        kept = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]
+    else:
+        kept = tensors
+    return torch.stack(torch._foreach_norm(kept, 2, dtype=torch.float32 if narrow else None))

@@ -1,0 +1,199 @@
+"""One optimizer of a run: how it is read, what its last record still lacks, and its counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor
+from torch.nn.parameter import Parameter
+from torch.optim import Optimizer
+
+from lightning_depth.callbacks._clipping import Clipping, norm_after
+from lightning_depth.callbacks._flow import Flow, read_flow
+from lightning_depth.callbacks._gradients import GradientTable, ReadGradient
+from lightning_depth.callbacks._updates import StepWatcher
+
+__all__ = ["Counts", "Record", "Scope", "plain_gradient"]
+
+
+def plain_gradient(parameter: Parameter) -> Tensor | None:
+    """Return the gradient where PyTorch keeps it."""
+    return parameter.grad
+
+
+@dataclass
+class Counts:
+    """How many steps of an optimizer were measured, and what became of them."""
+
+    measured: int = 0
+    skipped: int = 0
+    taken: int = 0
+    """Steps that were not skipped and whose record is complete."""
+    clipped: int = 0
+
+    @property
+    def clipped_fraction(self) -> float:
+        """Share of the measured steps at which clipping made the gradient smaller."""
+        return self.clipped / self.taken if self.taken else 0.0
+
+
+@dataclass
+class Record:
+    """One measured step; what the step changed is known later and filled in."""
+
+    place: int
+    step: int
+    epoch: int
+    flow: Flow
+    skipped: bool
+    clipped_norm: float
+    clipped_fraction: float
+    updates: tuple[float, ...]
+    """For each layer the RMS of its change over the RMS of its weight."""
+
+    @property
+    def update_to_weight(self) -> float:
+        """Median over the layers of what the step changed."""
+        known = [update for update in self.updates if math.isfinite(update)]
+        return median(known) if known else math.nan
+
+    def layer_columns(self) -> dict[str, Any]:
+        """Return the columns of ``history``."""
+        layers = self.flow.reading.layers
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "optimizer": self.place,
+            "layer": tuple(layer.layer.name for layer in layers),
+            "depth": tuple(layer.layer.depth for layer in layers),
+            "grad_rms": tuple(layer.grad_rms for layer in layers),
+            "weight_rms": tuple(layer.weight_rms for layer in layers),
+            "grad_to_weight": tuple(layer.grad_to_weight for layer in layers),
+            "update_to_weight": self.updates,
+            "nonfinite": tuple(layer.nonfinite for layer in layers),
+        }
+
+    def total_columns(self) -> dict[str, Any]:
+        """Return the columns of ``totals``."""
+        trend = self.flow.trend
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "optimizer": self.place,
+            "norm": self.flow.reading.norm,
+            "clipped_norm": self.clipped_norm,
+            "clipped_fraction": self.clipped_fraction,
+            "shrink_per_layer": trend.shrink_per_layer,
+            "shrink_low": trend.low,
+            "shrink_high": trend.high,
+            "first_to_last": trend.first_to_last,
+            "update_to_weight": self.update_to_weight,
+            "nonfinite": self.flow.reading.nonfinite,
+            "skipped": self.skipped,
+        }
+
+
+@dataclass
+class Scope:
+    """One optimizer of a run.
+
+    Args:
+        place: Its place among the optimizers.
+        table: Its parameters.
+        watcher: Measures what its steps change.
+        counts: Of this optimizer, also from before a resumption.
+        read_gradient: Returns a parameter's gradient.
+        clipping: What happens to the gradient after it is read.
+        limit: ``gradient_clip_val`` of the Trainer.
+        scaler: GradScaler of the run, if there is one.
+    """
+
+    place: int
+    table: GradientTable
+    watcher: StepWatcher
+    counts: Counts
+    read_gradient: ReadGradient = plain_gradient
+    clipping: Clipping = Clipping.NONE
+    limit: float | None = None
+    scaler: Any = None
+    record: Record | None = field(default=None, init=False)
+
+    @property
+    def key(self) -> str:
+        """What tells the findings of this optimizer from those of others."""
+        return f"{self.place}/"
+
+    def read(
+        self, trainer: pl.Trainer, optimizer: Optimizer, step: int
+    ) -> tuple[Record, Record | None] | None:
+        """Read the gradients of a step that is about to be taken, and complete the last record.
+
+        Returns:
+            The new record, and the last one if it was incomplete; None where there is no gradient.
+        """
+        reading = self.table.read(
+            self.read_gradient,
+            getattr(self.scaler, "_scale", None),
+            self.watcher.take(),
+            unscale=self.scaler is not None
+            and bool(getattr(optimizer, "_step_supports_amp_scaling", False)),
+        )
+        if reading is None:
+            return None
+        completed = self.complete(reading.earlier)
+        skipped = self.scaler is not None and not math.isfinite(reading.norm)
+        self.counts.measured += 1
+        self.counts.skipped += skipped
+        self.record = Record(
+            place=self.place,
+            step=step,
+            epoch=trainer.current_epoch,
+            flow=read_flow(reading),
+            skipped=skipped,
+            clipped_norm=norm_after(self.clipping, reading.norm, self.limit, None),
+            clipped_fraction=math.nan,
+            updates=(math.nan,) * len(reading.layers),
+        )
+        if not skipped:
+            measured = self.clipping is Clipping.OTHER
+            self.watcher.watch(optimizer, self.read_gradient if measured else None)
+        return self.record, completed
+
+    def finish(self, *, collective: bool) -> Record | None:
+        """Complete the last record now, in a copy of its own.
+
+        Args:
+            collective: Whether every rank is here; where parameters are sharded and it is not,
+                what the step changed stays unknown.
+        """
+        if self.record is None:
+            return None
+        queued = self.watcher.take()
+        if queued is None or (self.table.is_sharded and not collective):
+            return self.complete(())
+        return self.complete(self.table.read_queued(queued))
+
+    def complete(self, values: Sequence[float | None]) -> Record | None:
+        """Fill in what the step of the last record changed, and return that record."""
+        record, self.record = self.record, None
+        if record is None:
+            return None
+        changes, after = self.watcher.split(values)
+        if changes is not None:
+            layers = record.flow.reading.layers
+            record.updates = tuple(
+                change / layer.weight_rms if layer.weight_rms else math.nan
+                for change, layer in zip(changes, layers, strict=True)
+            )
+        norm = record.flow.reading.norm
+        if after is not None:
+            record.clipped_norm = norm_after(self.clipping, norm, self.limit, after)
+        self.counts.taken += not record.skipped
+        self.counts.clipped += record.clipped_norm < norm * (1 - 1e-5)
+        record.clipped_fraction = self.counts.clipped_fraction
+        return record

@@ -1,0 +1,117 @@
+"""What one optimizer step really changed: weights kept before it, compared after it.
+
+A gradient says where a weight is pulled; momentum, normalised steps, decay and clipping decide
+how far it goes. Only the difference of the weights holds all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from lightning_depth.callbacks._gradients import GradientTable, ReadGradient
+from lightning_depth.callbacks._norms import Norms
+
+__all__ = ["StepWatcher"]
+
+
+class StepWatcher:
+    """Keeps the weights before a step and queues the norms of their change after it.
+
+    The buffer is made once and overwritten at every measured step. The hook on the optimizer
+    lives for one step: it does not run between measured steps, and never where a GradScaler
+    skips the step.
+
+    Args:
+        table: The parameters that are watched.
+        updates: Whether the change of the weights is measured.
+    """
+
+    def __init__(self, table: GradientTable, updates: bool) -> None:
+        self._table = table
+        self._updates = updates
+        self._before: list[Tensor | None] = []
+        self._handle: RemovableHandle | None = None
+        self._read_gradient: ReadGradient | None = None
+        self._queued: Norms | None = None
+        self._num_updates = 0
+
+    def watch(self, optimizer: Optimizer, clipped: ReadGradient | None) -> None:
+        """Measure the step that is about to happen.
+
+        Args:
+            optimizer: It takes the step.
+            clipped: Returns a parameter's gradient, where clipping is to be measured after it was
+                done.
+        """
+        self.release()
+        if self._updates:
+            self._keep(self._table.weights())
+        if self._updates or clipped is not None:
+            self._read_gradient = clipped
+            self._handle = optimizer.register_step_post_hook(self._after_step)
+
+    def take(self) -> Norms | None:
+        """Return what was queued by the last watched step, once."""
+        queued, self._queued = self._queued, None
+        return queued
+
+    def split(
+        self, values: Sequence[float | None]
+    ) -> tuple[list[float] | None, list[float | None] | None]:
+        """Return the RMS of each layer's change, and the norms of clipped gradients."""
+        if not values:
+            return None, None
+        changes, norms = values[: self._num_updates], values[self._num_updates :]
+        return self._table.layer_norms(changes) if changes else None, list(norms) or None
+
+    def release(self) -> None:
+        """Take the hook off the optimizer, if it is still there."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _keep(self, weights: list[Tensor | None]) -> None:
+        if not self._fits(weights):
+            self._before = [None if weight is None else weight.clone() for weight in weights]
+            return
+        kept, new = _present(self._before, weights)
+        if kept:
+            torch._foreach_copy_(kept, new)
+
+    def _fits(self, weights: list[Tensor | None]) -> bool:
+        return len(self._before) == len(weights) and all(
+            (old is None) == (new is None)
+            and (old is None or new is None or (old.shape, old.dtype) == (new.shape, new.dtype))
+            for old, new in zip(self._before, weights, strict=True)
+        )
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self.release()
+        norms: Norms | None = None
+        with torch.no_grad():
+            if self._updates:
+                kept, new = _present(self._before, self._table.weights())
+                if kept:
+                    torch._foreach_sub_(kept, new)
+                norms = self._table.queue_weights(self._before)
+                self._num_updates = len(self._before)
+            if self._read_gradient is not None:
+                after = self._table.queue_gradients(self._table.gradients(self._read_gradient))
+                if norms is None:
+                    norms = after
+                else:
+                    norms.absorb(after)
+        self._queued = norms
+
+
+def _present(
+    old: Sequence[Tensor | None], new: Sequence[Tensor | None]
+) -> tuple[list[Tensor], list[Tensor]]:
+    pairs = [(a, b) for a, b in zip(old, new, strict=True) if a is not None and b is not None]
+    return [a for a, _ in pairs], [b for _, b in pairs]

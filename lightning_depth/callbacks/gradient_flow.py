@@ -1,0 +1,307 @@
+"""Is the gradient reaching the first layers?
+
+The monitor reads gradients in ``on_before_optimizer_step``: after accumulation, reduction over
+ranks and unscaling, before clipping. Everything read at one step comes to the host in one copy,
+and what the optimizer did at that step comes along with the next copy, because a second one would
+stop the accelerator again. Between measured steps the monitor compares two integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+from torch.optim import Optimizer
+
+from lightning_depth.callbacks._base import DepthCallback, OnFinding
+from lightning_depth.callbacks._clipping import Clipping, read_clipping
+from lightning_depth.callbacks._flow import judge
+from lightning_depth.callbacks._gradients import GradientTable
+from lightning_depth.callbacks._heatmap import draw_heatmap
+from lightning_depth.callbacks._history import History
+from lightning_depth.callbacks._order import ExecutionOrder
+from lightning_depth.callbacks._scope import Counts, Record, Scope
+from lightning_depth.callbacks._sharding import read_sharding
+from lightning_depth.callbacks._streaks import Streaks
+from lightning_depth.callbacks._updates import StepWatcher
+from lightning_depth.errors import check_count
+from lightning_depth.layers import Granularity, Layer, select_layers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["GradientFlowMonitor"]
+
+_LAYER_COLUMNS = ("grad_rms", "weight_rms", "grad_to_weight", "update_to_weight")
+_TOTAL_COLUMNS = (
+    "norm",
+    "clipped_norm",
+    "clipped_fraction",
+    "shrink_per_layer",
+    "shrink_low",
+    "shrink_high",
+    "first_to_last",
+    "update_to_weight",
+)
+_PACE = 50
+"""Steps between measurements where the Trainer logs nothing."""
+_FEW = ("norm", "clipped_norm", "shrink_per_layer")
+"""What is logged of each of several optimizers."""
+
+
+class GradientFlowMonitor(DepthCallback):
+    """Watches how the gradient fares on its way through the layers, and says where it is lost.
+
+    For every block it keeps the RMS of the weight's gradient, the RMS of the weight, their ratio,
+    and the share of itself by which the step changed the weight (You et al. 2017, 1708.03888);
+    for the whole network the norm before and after clipping and the factor by which the ratio
+    shrinks with every layer toward the input (Glorot and Bengio 2010). Findings are VANISHING,
+    EXPLODING, NON_FINITE and NO_GRADIENT, each after it has lasted.
+
+    The first ``patience`` steps are always measured, because a network that cannot pass a gradient
+    shows it at its initialisation and may hide it later.
+
+    Args:
+        granularity: "block" watches the repeated blocks of the network with what comes before and
+            after them; "leaf" watches every module that owns weights.
+        include: Glob patterns of layers to watch; all by default.
+        exclude: Glob patterns of layers to leave out; none by default.
+        every_n_steps: Optimizer steps from one measurement to the next; by default the Trainer's
+            ``log_every_n_steps``, so that each logged row holds a fresh measurement.
+        patience: Measurements in a row after which something counts as found.
+        on_finding: What happens then: "log" prints it, "warn" warns, "stop" ends training, "raise"
+            raises an error, a callable is handed the finding.
+        log_layers: Whether the ratio of every layer is logged beside the totals.
+        update_ratio: Whether the change of the weights is measured, which keeps one copy of them.
+        log_prefix: First part of every logged key.
+
+    Example:
+        >>> monitor = GradientFlowMonitor(every_n_steps=1)
+        >>> trainer = pl.Trainer(max_steps=2, callbacks=[monitor], logger=False)  # doctest: +SKIP
+        >>> monitor.patience
+        3
+    """
+
+    def __init__(
+        self,
+        granularity: Granularity = "block",
+        include: str | Sequence[str] | None = None,
+        exclude: str | Sequence[str] | None = None,
+        every_n_steps: int | None = None,
+        patience: int = 3,
+        on_finding: OnFinding = "warn",
+        log_layers: bool = False,
+        *,
+        update_ratio: bool = True,
+        log_prefix: str = "grad_flow",
+    ) -> None:
+        super().__init__(log_prefix, on_finding, History(_LAYER_COLUMNS))
+        if every_n_steps is not None:
+            check_count("every_n_steps", every_n_steps)
+        self.granularity = granularity
+        self.include = include
+        self.exclude = exclude
+        self.every_n_steps = every_n_steps
+        self.patience = check_count("patience", patience)
+        self.log_layers = log_layers
+        self.update_ratio = update_ratio
+        self._totals = History(_TOTAL_COLUMNS)
+        self._streaks = Streaks(patience)
+        self._counts: dict[int, Counts] = {}
+        self._start_watching()
+
+    def _start_watching(self) -> None:
+        """Set what belongs to one run and to its model, and is neither copied nor kept."""
+        self._due: dict[int, int] = {}
+        self._layers: list[Layer] | None = None
+        self._order: ExecutionOrder | None = None
+        self._scopes: dict[int, Scope] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the model's parameters out of copies."""
+        return {**self.__dict__, "_due": {}, "_layers": None, "_order": None, "_scopes": {}}
+
+    @property
+    def totals(self) -> dict[str, list[Any]]:
+        """What was measured of the whole network, one row a measured step and optimizer."""
+        self._check_ran("totals")
+        self._finish_records()
+        return self._totals.table()
+
+    @property
+    def history(self) -> dict[str, list[Any]]:
+        """What was measured of every layer, one row a measured step and layer."""
+        self._finish_records()
+        return super().history
+
+    def plot(self) -> tuple[Figure, Axes]:
+        """Draw the ratio of gradient to weight by depth and step.
+
+        Returns:
+            The figure and its axes.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        table = self.history
+        return draw_heatmap(
+            table.get("step", []),
+            table.get("depth", []),
+            table.get("layer", []),
+            table.get("grad_to_weight", []),
+            "gradient RMS / weight RMS",
+        )
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Choose the layers, so that a pattern that matches nothing is told before training."""
+        super().on_fit_start(trainer, pl_module)
+        self._layers = select_layers(pl_module, self.granularity, self.include, self.exclude)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the order of execution during the first step."""
+        super().on_train_start(trainer, pl_module)
+        if self._layers is not None:
+            self._order = ExecutionOrder(pl_module, self._layers)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Read the gradients, at steps that are due."""
+        step: int = trainer.fit_loop.epoch_loop._batches_that_stepped
+        if step >= self._due.get(id(optimizer), 0):
+            self._measure(trainer, pl_module, optimizer, step)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Read what the last measured steps changed, while every rank is here to take part."""
+        super().on_train_end(trainer, pl_module)
+        self._finish_records(collective=True)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log one figure an epoch."""
+        super().on_train_epoch_end(trainer, pl_module)
+        self._log_figure(trainer)
+
+    def _measure(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer, step: int
+    ) -> None:
+        scope = self._scopes.get(id(optimizer)) or self._enter(trainer, pl_module, optimizer)
+        pace = self.every_n_steps or int(getattr(trainer, "log_every_n_steps", 0)) or _PACE
+        begun = scope.counts.measured > self.patience
+        if begun and (step + 1) % pace:  # a resumed run meets its optimizer at any step
+            self._due[id(optimizer)] = _next_due(step, pace)
+            return
+        self._due[id(optimizer)] = _next_due(step, pace) if begun else step + 1
+        records = scope.read(trainer, optimizer, step)
+        if records is None:
+            return
+        record, completed = records
+        self._keep_record(completed)
+        self._judge(trainer, scope, record, completed)
+        self._log(pl_module, self._scalars(scope, record, completed))
+
+    def _enter(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> Scope:
+        """Meet an optimizer for the first time in this run."""
+        if self._order is not None:
+            self._layers, self._order = self._order.finish(), None
+        known = [getattr(other, "optimizer", other) for other in trainer.optimizers]
+        place = next((i for i, other in enumerate(known) if other is optimizer), len(self._scopes))
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        table = GradientTable(
+            pl_module,
+            self._layers or [],
+            parameters,
+            read_sharding(trainer.strategy.model or pl_module, parameters),
+            trainer.strategy.root_device,
+        )
+        self._scopes[id(optimizer)] = scope = Scope(
+            place,
+            table,
+            StepWatcher(table, self.update_ratio),
+            self._counts.setdefault(place, Counts()),
+            clipping=read_clipping(trainer, pl_module),
+            limit=trainer.gradient_clip_val,
+            scaler=getattr(trainer.precision_plugin, "scaler", None),
+        )
+        return scope
+
+    def _judge(
+        self, trainer: pl.Trainer, scope: Scope, record: Record, completed: Record | None
+    ) -> None:
+        updates = completed.updates if completed is not None else None
+        seen = judge(record.flow, updates, scaled=scope.scaler is not None)
+        if record.skipped and not seen:
+            return  # neither a bad step nor a good one
+        for finding in self._streaks.confirm(scope.key, record.step, seen):
+            self._add_finding(trainer, finding)
+
+    def _scalars(self, scope: Scope, record: Record, completed: Record | None) -> dict[str, float]:
+        """Return what is logged: the totals, and the ratio of every layer if that is asked for."""
+        known = completed or record
+        scalars = {"norm": record.flow.reading.norm}
+        if scope.clipping is not Clipping.NONE:
+            scalars["clipped_norm"] = known.clipped_norm
+            scalars["clipped_fraction"] = scope.counts.clipped_fraction
+        if scope.scaler is not None:
+            scalars["skipped"] = float(scope.counts.skipped)
+        scalars["nonfinite"] = float(record.flow.reading.nonfinite)
+        trend = record.flow.trend
+        scalars["shrink_per_layer"] = trend.shrink_per_layer
+        scalars["first_to_last"] = trend.first_to_last
+        if self.update_ratio:
+            scalars["update_to_weight"] = known.update_to_weight
+        if len(self._scopes) > 1 or scope.place:
+            scalars = {f"{key}/{scope.place}": scalars[key] for key in _FEW if key in scalars}
+        if self.log_layers:
+            for layer in record.flow.reading.layers:
+                scalars[f"grad_to_weight/{layer.layer.name}"] = layer.grad_to_weight
+        return scalars
+
+    def _keep_record(self, record: Record | None) -> None:
+        if record is not None:
+            self._history.append(**record.layer_columns())
+            self._totals.append(**record.total_columns())
+
+    def _finish_records(self, *, collective: bool = False) -> None:
+        for scope in self._scopes.values():
+            self._keep_record(scope.finish(collective=collective))
+
+    def _detach(self) -> None:
+        self._finish_records()
+        if self._order is not None:
+            self._order.release()
+        for scope in self._scopes.values():
+            scope.watcher.release()
+        self._start_watching()
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._totals.clear()
+        self._streaks = Streaks(self.patience)
+        self._counts.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that was measured and found, the last step included."""
+        self._finish_records()
+        return super().state_dict()
+
+    def _extra_state(self) -> dict[str, Any]:
+        return {
+            "totals": self._totals.state_dict(),
+            "streaks": self._streaks.state_dict(),
+            "counts": {place: asdict(counts) for place, counts in self._counts.items()},
+        }
+
+    def _load_extra_state(self, state: Mapping[str, Any]) -> None:
+        self._totals.load_state_dict(state["totals"])
+        self._streaks.load_state_dict(state["streaks"])
+        self._counts = {place: Counts(**counts) for place, counts in state["counts"].items()}
+
+
+def _next_due(step: int, pace: int) -> int:
+    """Return the next step at whose end Lightning writes a row."""
+    return (step + 1) // pace * pace + pace - 1
