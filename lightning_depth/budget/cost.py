@@ -65,8 +65,9 @@ def measure_cost(model: nn.Module, input_shape: Sequence[int]) -> Cost:
         Cost(params=51, multiply_adds=48, activation_bytes=0)
     """
     shape = _check_shape(input_shape)
-    twin = copy_to_meta(model).train()
-    sample = torch.empty(_BATCH, *shape, device="meta")
+    with torch.inference_mode(False):
+        twin = copy_to_meta(model).train()
+        sample = torch.empty(_BATCH, *shape, device="meta")
     saved = _SavedStorages()
     counter = FlopCounterMode(display=False)
     try:
