@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -125,14 +124,14 @@ class History:
         self._appended = state["appended"]
 
     def _thin(self) -> None:
-        """Keep half of the capacity from the older records, evenly spaced in time."""
-        old = self._records[: -(self._capacity // 4)]
-        numbers = [record.number for record in old]
-        count = self._capacity // 2
-        pace = (numbers[-1] - numbers[0]) / (count - 1)
-        places = {bisect_left(numbers, numbers[0] + round(pace * place)) for place in range(count)}
-        kept = [old[place] for place in sorted(places)]
-        self._records = kept + self._records[len(old) :]
+        """Leave every n-th of the older records, n doubling when these fill half the capacity."""
+        newest = self._capacity // 4
+        old, new = self._records[:-newest], self._records[-newest:]
+        stride = old[1].number - old[0].number
+        while len(old) > self._capacity // 2:
+            old = [record for record in old if record.number % stride == 0]
+            stride *= 2
+        self._records = old + new
 
 
 def _frozen(value: Any) -> Any:
