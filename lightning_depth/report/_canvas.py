@@ -15,7 +15,7 @@ from typing import Any
 
 from lightning_depth import _extras
 
-__all__ = ["ARMS", "EMPTY", "INK", "MUTED", "RULE", "embed", "panel", "to_svg"]
+__all__ = ["ARMS", "EMPTY", "INK", "MUTED", "RULE", "embed", "panel", "symbol", "to_svg"]
 
 INK, MUTED, RULE, EMPTY = "#1f2328", "#57606a", "#d0d7de", "#eceff2"
 ARMS = ("#0072b2", "#c44e00", "#008f68", "#b5488f", "#8a6d00", "#4b9cd3", "#5a5a5a")
@@ -101,3 +101,12 @@ def embed(svg: str, key: str, label: str) -> str:
     svg = re.sub(r'href="#', f'href="#{key}-', svg)
     svg = svg.replace("url(#", f"url(#{key}-")
     return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
+
+
+def symbol(svg: str, key: str) -> str:
+    """Return the picture as a symbol of that id, to be shown by ``<use>`` wherever it is needed."""
+    svg = embed(svg, key, "")
+    box = re.search(r'viewBox="[^"]*"', svg)
+    assert box is not None
+    inner = svg[svg.index(">") + 1 : svg.rindex("</svg>")]
+    return f'<symbol id="{key}" {box.group()}>{inner}</symbol>'

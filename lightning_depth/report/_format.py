@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TypeGuard
 
 __all__ = [
     "MISSING",
@@ -22,26 +23,26 @@ __all__ = [
 MISSING = "–"
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Return whether a stored value is a finite number; files hold null for the rest."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def percent(value: float | None, digits: int = 1) -> str:
     """Return a fraction as percent, or a dash."""
-    if value is None or not is_number(value):
+    if not is_number(value):
         return MISSING
     return f"{100 * value:.{digits}f} %".replace("-", "−")
 
 
 def count(value: float | None) -> str:
     """Return a whole number with thousands separated, or a dash."""
-    return f"{value:,.0f}" if value is not None and is_number(value) else MISSING
+    return f"{value:,.0f}" if is_number(value) else MISSING
 
 
 def short_count(value: float | None) -> str:
     """Return a large number with three digits and a unit prefix (``40.8 M``), or a dash."""
-    if value is None or not is_number(value):
+    if not is_number(value):
         return MISSING
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= 0.9995 * factor:
@@ -51,7 +52,7 @@ def short_count(value: float | None) -> str:
 
 def scientific(value: float | None) -> str:
     """Return a number of any size with two significant digits, or a dash."""
-    if value is None or not is_number(value):
+    if not is_number(value):
         return MISSING
     if value == 0 or 1e-3 <= abs(value) < 1e4:
         return f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"
@@ -61,7 +62,7 @@ def scientific(value: float | None) -> str:
 
 def signed(value: float | None) -> str:
     """Return a difference with its sign and three significant digits, or a dash."""
-    if value is None or not is_number(value):
+    if not is_number(value):
         return MISSING
     digits = 1 if abs(value) >= 9.95 else 2
     text = f"{value:+.{digits}f}" if abs(value) >= 0.095 or value == 0 else f"{value:+.2g}"
@@ -70,7 +71,7 @@ def signed(value: float | None) -> str:
 
 def duration(seconds: float | None) -> str:
     """Return a time in the unit that suits it, or a dash."""
-    if seconds is None or not is_number(seconds):
+    if not is_number(seconds):
         return MISSING
     if seconds < 1:
         return f"{1000 * seconds:.3g} ms"

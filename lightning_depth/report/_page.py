@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from lightning_depth.findings import FindingKind, Severity
 from lightning_depth.report import _format, _panels
-from lightning_depth.report._canvas import embed
+from lightning_depth.report._canvas import symbol
 from lightning_depth.report._figures import Figure, Trials, error_figure, gradient_figure
 from lightning_depth.report._format import MISSING, is_number, join
 from lightning_depth.report._separability import separability_figure
+from lightning_depth.report._verdicts import Verdict, answer, verdict
 
 if TYPE_CHECKING:
     from lightning_depth.study import StudyResult
 
-__all__ = ["ArmFindings", "FoundOnce", "Page", "Verdict", "build_page"]
+__all__ = ["ArmFindings", "FoundOnce", "Page", "build_page"]
 
 Record = Mapping[str, Any]
-WORDS = ("supported", "contradicted", "inconclusive")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One claim with its answer."""
-
-    word: str
-    claim: str
-    numbers: str
-    reason: str
-    svg: str | None
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -50,9 +39,10 @@ class FoundOnce:
 
 @dataclass(frozen=True)
 class ArmFindings:
-    """What the callbacks found in an arm; an empty list is an answer as well."""
+    """What the callbacks found in an arm; nothing found in some runs is an answer as well."""
 
     arm: str
+    num_runs: int
     found: tuple[FoundOnce, ...]
 
 
@@ -71,8 +61,9 @@ class Page:
     facts: tuple[tuple[str, str], ...]
     versions: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
-    recipe: Any
+    recipe: str
     keys: Mapping[str, str]
+    symbols: tuple[str, ...]
 
 
 def build_page(result: StudyResult) -> Page:
@@ -93,91 +84,22 @@ def build_page(result: StudyResult) -> Page:
     return Page(
         name=str(study["name"]),
         question=str(study.get("question") or study["name"]),
-        answer=_answer([claim.verdict for claim in result.claims], failed, len(result.trials)),
-        verdicts=_verdicts(result.claims),
+        answer=answer([claim.verdict for claim in result.claims], len(failed), len(result.trials)),
+        verdicts=tuple(verdict(claim, number) for number, claim in enumerate(result.claims)),
         rows=tuple(_row(row) for row in result.table),
         figures=tuple(figure for figure in figures if figure is not None),
-        findings=tuple(ArmFindings(arm, _findings(own)) for arm, own in finished.items()),
+        findings=tuple(ArmFindings(arm, len(own), _findings(own)) for arm, own in finished.items()),
         failed=failed,
         facts=_facts(study, result.trials),
         versions=tuple((str(k), str(v)) for k, v in (study.get("versions") or {}).items()),
         notes=tuple(result.notes),
-        recipe=study.get("recipe"),
-        keys={
-            arm: embed(_panels.key(style), f"key-{number}", "")
-            for number, (arm, style) in enumerate(styles.items())
-        },
+        recipe=_recipe(study.get("recipe") or {}),
+        keys={arm: f"key-{number}" for number, arm in enumerate(arms)},
+        symbols=tuple(
+            symbol(_panels.key(style), f"key-{number}")
+            for number, style in enumerate(styles.values())
+        ),
     )
-
-
-def _answer(words: Sequence[str], failed: Sequence[Record], num_trials: int) -> str:
-    """Return the first sentence of the page: how many claims came out how."""
-    counts = Counter(words)
-    if not words:
-        sentence = "This study states no claim; the table and the figures show what was measured."
-    elif set(words) == {"inconclusive"}:
-        sentence = "Nothing can be concluded from this study."
-    else:
-        parts = [f"{counts[word]} {word}" for word in WORDS if counts[word]]
-        sentence = f"Of {len(words)} claim{'s' * (len(words) > 1)}: {join(parts)}."
-    if failed:
-        sentence += f" {len(failed)} of {num_trials} runs failed and are left out."
-    return sentence
-
-
-def _verdicts(claims: Sequence[Any]) -> tuple[Verdict, ...]:
-    return tuple(_verdict(claim, number) for number, claim in enumerate(claims))
-
-
-def _verdict(claim: Any, number: int) -> Verdict:
-    factor, unit = _unit(claim)
-    edges = [
-        factor * edge if is_number(edge) else None for edge in (claim.effect, claim.low, claim.high)
-    ]
-    told, caption = _told(edges, unit), _caption(claim, unit)
-    svg = None
-    if None not in edges:
-        alternative = f"{caption}: {told}."
-        svg = embed(_panels.interval(*edges), f"claim-{number}", alternative)
-    reason = " ".join(part for part in (str(claim.reason), _evidence(claim)) if part)
-    return Verdict(str(claim.verdict), str(claim.text), told, reason, svg, caption)
-
-
-def _unit(claim: Any) -> tuple[float, str]:
-    """Return what an effect is multiplied by to be shown, and the unit it then has."""
-    if claim.kind == "faster":
-        return 100.0, "%"
-    return (100.0, "points") if str(claim.metric).endswith("error") else (1.0, "")
-
-
-def _caption(claim: Any, unit: str) -> str:
-    if claim.kind == "faster":
-        return f"Time saved by {claim.arm} against {claim.than}, in %"
-    metric = str(claim.metric).replace("train_", "training ").replace("val_", "validation ")
-    scale = ", in percentage points" if unit else ""
-    return f"{metric.capitalize()} of {claim.arm} minus that of {claim.than}{scale}"
-
-
-def _told(edges: Sequence[float | None], unit: str) -> str:
-    effect, low, high = (_format.signed(edge) for edge in edges)
-    if edges[0] is None:
-        return ""
-    interval = f", 95 % interval {low} to {high}" if None not in edges else ""
-    return f"{effect} {unit}".strip() + interval
-
-
-def _evidence(claim: Any) -> str:
-    """Return p values and the number of seeds as one sentence."""
-    seeds = f"{claim.n} seed{'s' * (claim.n != 1)}"
-    if not is_number(claim.p_value):
-        return f"{seeds}.".capitalize()
-    corrected = f" ({_probability(claim.p_holm)} with Holm's correction)"
-    holm = corrected if is_number(claim.p_holm) else ""
-    return f"p {_probability(claim.p_value)}{holm}, {seeds}."
-
-
-def _probability(value: float) -> str:
-    return "< 0.0001" if value < 1e-4 else f"= {value:.2g}"
 
 
 def _row(row: Record) -> dict[str, str]:
@@ -192,7 +114,7 @@ def _row(row: Record) -> dict[str, str]:
         "val_interval": _interval(row, "val_error"),
         "train_step": _format.duration(row["train_step_s"]),
         "runs": trained,
-        "findings": str(row["findings"]),
+        "findings": str(row["findings"]) or ("nothing" if row["finished"] else MISSING),
     }
 
 
@@ -257,7 +179,7 @@ def _facts(study: Record, trials: Sequence[Record]) -> tuple[tuple[str, str], ..
         "Runs": f"{len(trials)}: {len(study['arms'])} arms, seeds {join([str(s) for s in seeds])}",
         "Machine": ", ".join(
             [str(machine[name]) for name in ("platform", "processor") if machine.get(name)]
-            + [f"{machine['cpu_count']} CPUs"] * bool(machine.get("cpu_count"))
+            + [f"{cores} CPUs" for cores in [machine.get("cpu_count")] if cores]
         ),
         "Trained on": join(
             [*devices, *(f"{number} thread{'s' * (number != '1')} a run" for number in threads)],
@@ -269,3 +191,11 @@ def _facts(study: Record, trials: Sequence[Record]) -> tuple[tuple[str, str], ..
         "Study": str(study.get("hash") or MISSING),
     }
     return tuple((name, value) for name, value in facts.items() if value)
+
+
+def _recipe(recipe: Record) -> str:
+    """Return the recipe as YAML, ready to be copied and run again."""
+    text: str = yaml.safe_dump(
+        dict(recipe), sort_keys=False, default_flow_style=None, allow_unicode=True, width=88
+    )
+    return text

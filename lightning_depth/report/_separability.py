@@ -19,14 +19,15 @@ Epoch = Literal["first", "last"]
 EPOCHS: tuple[Epoch, Epoch] = ("first", "last")
 
 MEASURES = {
-    "separation": ("Within-class over between-class scatter", "lower is better"),
+    "separation": ("Scatter within over between classes", "lower is better"),
     "fisher": ("Fisher ratio", "higher is better"),
     "linear_probe": ("Linear probe accuracy", "higher is better"),
 }
+SHORT = {"separation": "scatter ratio", "fisher": "Fisher ratio", "linear_probe": "linear probe"}
 SHARES = {"linear_probe"}
 """Measures that are shares of samples and are shown as percent on a linear axis."""
 
-Epochs = Mapping[str, Bands]
+Epochs = Mapping[Epoch, Bands]
 
 
 def separability_figure(trials: Trials, styles: Styles) -> Figure | None:
@@ -74,7 +75,7 @@ def _panel(measure: str, key: str, epoch: Epoch, epochs: Epochs, styles: Styles)
 
 def _told(arm: str, drawn: Mapping[str, Epochs]) -> str:
     parts = [
-        f"{MEASURES.get(name, (name,))[0].lower()} {_change(name, epochs['last'][arm])}"
+        f"{SHORT.get(name, name)} {_change(name, epochs['last'][arm])}"
         for name, epochs in drawn.items()
         if arm in epochs["last"]
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from functools import cache
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_depth import __version__, _extras
 from lightning_depth.errors import invalid
-from lightning_depth.report._canvas import ARMS
 from lightning_depth.report._page import build_page
 
 if TYPE_CHECKING:
@@ -38,12 +36,21 @@ def write_report(result: StudyResult, path: str | Path) -> Path:
     Raises:
         ConfigurationError: The path is a folder.
         MissingExtraError: matplotlib or jinja2 is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from lightning_depth.study import StudyResult
+        >>> study = {"name": "one", "arms": {}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = StudyResult(Path(folder), study, [], [], [])
+        ...     write_report(result, f"{folder}/report.html").name
+        'report.html'
     """
     target = Path(path)
     if target.is_dir():
         raise invalid("path", "a file, for example report.html", str(path))
     page = build_page(result)
-    text = _template().render(page=page, version=__version__, num_colors=len(ARMS))
+    text = _template().render(page=page, version=__version__)
     target.parent.mkdir(parents=True, exist_ok=True)
     _replace(target, text)
     return target
@@ -59,16 +66,11 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["pretty"] = _pretty
     return environment.get_template("report.html.jinja")
 
 
 def _read(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _pretty(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
 def _replace(target: Path, text: str) -> None:
