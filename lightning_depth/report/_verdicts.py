@@ -87,8 +87,9 @@ def _evidence(claim: ClaimResult) -> str:
     seeds = f"{claim.n} seed{'s' * (claim.n != 1)}"
     if not is_number(claim.p_value):
         return f"{seeds}.".capitalize()
-    corrected = f" ({_probability(claim.p_holm).removeprefix('= ')} with Holm's correction)"
-    holm = corrected if is_number(claim.p_holm) else ""
+    holm = ""
+    if is_number(claim.p_holm):
+        holm = f" ({_probability(claim.p_holm).removeprefix('= ')} with Holm's correction)"
     return f"p {_probability(claim.p_value)}{holm}, {seeds}."
 
 
