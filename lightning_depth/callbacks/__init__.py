@@ -7,11 +7,14 @@ verdict of all of them, and ``findings.json`` beside the logs holds the same.
 
 from lightning_depth.callbacks._base import FindingError, FindingWarning
 from lightning_depth.callbacks.gradient_flow import GradientFlowMonitor
+from lightning_depth.callbacks.snapshots import GradientSnapshot, measure_gradients
 from lightning_depth.callbacks.training_error import TrainingErrorMonitor
 
 __all__ = [
     "FindingError",
     "FindingWarning",
     "GradientFlowMonitor",
+    "GradientSnapshot",
     "TrainingErrorMonitor",
+    "measure_gradients",
 ]

@@ -6,13 +6,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from lightning_depth.findings import Finding
+from lightning_depth.findings import Finding, FindingKind
 
 __all__ = ["Streaks"]
 
 
 class Streaks:
     """Counts for how many measurements in a row something of one kind was seen.
+
+    What is told is what was seen first: the first layer with a NaN is the one that matters, and
+    a step later every layer has one.
 
     Args:
         patience: Measurements in a row after which it is confirmed.
@@ -24,7 +27,7 @@ class Streaks:
 
     def __init__(self, patience: int) -> None:
         self._patience = patience
-        self._running: dict[str, list[int]] = {}
+        self._running: dict[str, tuple[int, Finding]] = {}
         self._told: list[str] = []
 
     def confirm(self, scope: str, step: int, seen: Iterable[Finding]) -> list[Finding]:
@@ -36,28 +39,42 @@ class Streaks:
             seen: What this measurement says.
 
         Returns:
-            Findings that carry the step at which they were first seen.
+            Findings as they were first seen, with the step.
         """
-        confirmed = []
         kinds = {f"{scope}{finding.kind.value}": finding for finding in seen}
         for key in [key for key in self._running if key.startswith(scope) and key not in kinds]:
             del self._running[key]
         for key, finding in kinds.items():
-            streak = self._running.setdefault(key, [step, 0])
-            streak[1] += 1
-            if streak[1] >= self._patience and key not in self._told:
-                self._told.append(key)
-                confirmed.append(replace(finding, step=streak[0]))
-        return confirmed
+            count, first = self._running.get(key, (0, replace(finding, step=step)))
+            self._running[key] = (count + 1, first)
+        return self._tell(key for key in kinds if self._running[key][0] >= self._patience)
+
+    def unfinished(self, kind: FindingKind) -> list[Finding]:
+        """Return what of one kind is still running and too short to have been told.
+
+        Args:
+            kind: A kind that needs no patience once the run is over.
+        """
+        return self._tell(key for key in self._running if key.endswith(kind.value))
+
+    def _tell(self, keys: Iterable[str]) -> list[Finding]:
+        new = [key for key in keys if key not in self._told]
+        self._told += new
+        return [self._running[key][1] for key in new]
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain containers."""
-        return {
-            "running": {key: list(row) for key, row in self._running.items()},
-            "told": list(self._told),
-        }
+        running = {key: [count, first.to_dict()] for key, (count, first) in self._running.items()}
+        return {"running": running, "told": list(self._told)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what ``state_dict`` returned."""
-        self._running = {key: list(row) for key, row in state["running"].items()}
+        """Take over what ``state_dict`` returned.
+
+        Args:
+            state: State of the same kind of object.
+        """
+        self._running = {
+            key: (count, Finding.from_dict(first))
+            for key, (count, first) in state["running"].items()
+        }
         self._told = list(state["told"])

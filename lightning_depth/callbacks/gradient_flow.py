@@ -27,6 +27,7 @@ from lightning_depth.callbacks._sharding import read_sharding
 from lightning_depth.callbacks._streaks import Streaks
 from lightning_depth.callbacks._updates import StepWatcher
 from lightning_depth.errors import check_count
+from lightning_depth.findings import Finding, FindingKind
 from lightning_depth.layers import Granularity, Layer, select_layers
 
 if TYPE_CHECKING:
@@ -269,6 +270,10 @@ class GradientFlowMonitor(DepthCallback):
     def _finish_records(self, *, collective: bool = False) -> None:
         for scope in self._scopes.values():
             self._keep_record(scope.finish(collective=collective))
+
+    def _conclude(self, trainer: pl.Trainer) -> list[Finding]:
+        """A gradient that is not finite at the last measured step needs no patience."""
+        return self._streaks.unfinished(FindingKind.NON_FINITE)
 
     def _detach(self) -> None:
         self._finish_records()

@@ -1,0 +1,99 @@
+"""The monitors' measurements of one batch, without a Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_depth.callbacks._flow import judge, read_flow
+from lightning_depth.callbacks._gradients import GradientTable
+from lightning_depth.callbacks._scope import plain_gradient
+from lightning_depth.callbacks._sharding import Sharding
+from lightning_depth.errors import MisuseError
+from lightning_depth.findings import Finding, rank_findings
+from lightning_depth.layers import Granularity, select_layers
+
+__all__ = ["GradientSnapshot", "measure_gradients"]
+
+
+@dataclass(frozen=True)
+class GradientSnapshot:
+    """What one backward pass left in the parameters of a model.
+
+    Args:
+        layers: One row a layer, with its name, depth, RMS of gradient and weight, their ratio,
+            and the number of non-finite elements.
+        norm: Norm of the whole gradient.
+        shrink_per_layer: Factor by which gradient over weight falls with every layer toward the
+            input.
+        first_to_last: Gradient over weight of the first layer over that of the last.
+        findings: What these numbers say of a network at its initialisation.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+        >>> net(torch.ones(1, 4)).sum().backward()
+        >>> [row["layer"] for row in measure_gradients(net).layers]
+        ['0', '1']
+    """
+
+    layers: tuple[dict[str, Any], ...]
+    norm: float
+    shrink_per_layer: float
+    first_to_last: float
+    findings: tuple[Finding, ...]
+
+
+def measure_gradients(
+    model: nn.Module,
+    granularity: Granularity = "block",
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+) -> GradientSnapshot:
+    """Return what a backward pass left in the parameters of a model.
+
+    Args:
+        model: Any module whose parameters have gradients.
+        granularity: "block" for repeated blocks, "leaf" for every module that owns weights.
+        include: Glob patterns of layers to measure; all by default.
+        exclude: Glob patterns of layers to leave out; none by default.
+
+    Returns:
+        The measurement and its findings.
+
+    Raises:
+        MisuseError: No parameter has a gradient.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+        >>> net(torch.ones(1, 4)).sum().backward()
+        >>> measure_gradients(net).findings
+        ()
+    """
+    parameters = list(model.parameters())
+    device = parameters[0].device if parameters else torch.device("cpu")
+    layers = select_layers(model, granularity, include, exclude)
+    reading = GradientTable(model, layers, parameters, Sharding(), device).read(plain_gradient)
+    if reading is None:
+        raise MisuseError("No parameter has a gradient: call `backward` on a loss first.")
+    flow = read_flow(reading)
+    return GradientSnapshot(
+        layers=tuple(
+            {
+                "layer": layer.layer.name,
+                "depth": layer.layer.depth,
+                "grad_rms": layer.grad_rms,
+                "weight_rms": layer.weight_rms,
+                "grad_to_weight": layer.grad_to_weight,
+                "nonfinite": layer.nonfinite,
+            }
+            for layer in reading.layers
+        ),
+        norm=reading.norm,
+        shrink_per_layer=flow.trend.shrink_per_layer,
+        first_to_last=flow.trend.first_to_last,
+        findings=tuple(rank_findings(judge(flow, None, scaled=False))),
+    )

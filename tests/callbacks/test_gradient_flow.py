@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_depth.callbacks import FindingError, FindingWarning, GradientFlowMonitor
+from lightning_depth.errors import ConfigurationError, MisuseError
+from lightning_depth.findings import FindingKind
+from tests.callbacks.toy import Batch, Toy, fit, make_batches, make_net, reference, rows
+
+EVERY = 1
+BLOCKS = {
+    "net.0": "0",
+    **{f"net.{place}": f"{place}.linear" for place in range(1, 5)},
+    "net.5": "5",
+}
+
+
+def assert_equals_reference(
+    monitor: GradientFlowMonitor, expected: list[dict[str, float]], rel: float = 1e-5
+) -> None:
+    assert monitor.totals["norm"] == pytest.approx([seen["norm"] for seen in expected], rel=rel)
+    for column, key in (("grad_rms", "grad"), ("weight_rms", "weight")):
+        for step, seen in zip(rows(monitor.history, column), expected, strict=True):
+            wanted = {layer: seen[f"{key}/{path}.weight"] for layer, path in BLOCKS.items()}
+            assert step == pytest.approx(wanted, rel=rel)
+    for step, seen in zip(rows(monitor.history, "update_to_weight"), expected, strict=True):
+        wanted = {layer: seen[f"update/{path}.weight"] for layer, path in BLOCKS.items()}
+        # differences of float32 weights keep about four digits of a step of a thousandth
+        assert step == pytest.approx(wanted, rel=max(rel, 1e-4))
+
+
+def test_numbers_equal_a_loop_without_lightning() -> None:
+    monitor = GradientFlowMonitor(every_n_steps=EVERY)
+    fit(Toy(), monitor)
+    assert_equals_reference(monitor, list(reference(make_net(), [[b] for b in make_batches()])))
+
+
+def test_momentum_and_decay_are_in_the_update() -> None:
+    def optimizer(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.1)
+
+    monitor = GradientFlowMonitor(every_n_steps=EVERY)
+    fit(Toy(optimizer=optimizer), monitor)
+    batches = [[batch] for batch in make_batches()]
+    assert_equals_reference(monitor, list(reference(make_net(), batches, optimizer)))
+
+
+def test_accumulation_with_a_short_last_window() -> None:
+    monitor = GradientFlowMonitor(every_n_steps=EVERY)
+    fit(Toy(batches=5), monitor, accumulate_grad_batches=2)
+    batches = make_batches(5)
+    windows = [batches[:2], batches[2:4], batches[4:]]
+    assert monitor.totals["step"] == [0, 1, 2]
+    assert_equals_reference(monitor, list(reference(make_net(), windows, divisor=2)))
+
+
+def test_first_steps_then_every_n(tmp_path: Any) -> None:
+    monitor = GradientFlowMonitor(every_n_steps=5, patience=2)
+    fit(Toy(batches=17), monitor)
+    assert monitor.totals["step"] == [0, 1, 2, 4, 9, 14]
+
+
+def test_default_pace_is_that_of_the_logger() -> None:
+    monitor = GradientFlowMonitor(patience=1)
+    fit(Toy(batches=9), monitor, log_every_n_steps=4)
+    assert monitor.totals["step"] == [0, 1, 3, 7]
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_norm_after_clipping_is_that_of_the_gradient_that_was_used(algorithm: str) -> None:
+    after: list[float] = []
+
+    class Seen(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            grads = [p.grad for p in pl_module.parameters()]
+            after.append(math.sqrt(sum(g.double().square().sum() for g in grads)))
+
+    monitor = GradientFlowMonitor(every_n_steps=EVERY)
+    fit(Toy(), monitor, Seen(), gradient_clip_val=0.02, gradient_clip_algorithm=algorithm)
+    assert monitor.totals["clipped_norm"] == pytest.approx(after, rel=1e-5)
+    assert all(a < b for a, b in zip(after, monitor.totals["norm"], strict=True))
+    assert monitor.totals["clipped_fraction"][-1] == 1.0
+
+
+def test_clipping_of_the_users_own_is_measured() -> None:
+    class Halving(Toy):
+        def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+            for parameter in self.parameters():
+                parameter.grad.mul_(0.5)  # type: ignore[union-attr]
+
+    monitor = GradientFlowMonitor(every_n_steps=EVERY, update_ratio=False)
+    fit(Halving(), monitor)
+    halved = [norm / 2 for norm in monitor.totals["norm"]]
+    assert monitor.totals["clipped_norm"] == pytest.approx(halved, rel=1e-6)
+
+
+def test_without_clipping_both_norms_are_one() -> None:
+    monitor = GradientFlowMonitor(every_n_steps=EVERY)
+    fit(Toy(), monitor)
+    assert monitor.totals["clipped_norm"] == monitor.totals["norm"]
+    assert monitor.totals["clipped_fraction"] == [0.0] * 4
+
+
+def test_update_ratio_can_be_left_out() -> None:
+    monitor = GradientFlowMonitor(every_n_steps=EVERY, update_ratio=False)
+    trainer = fit(Toy(), monitor)
+    assert all(math.isnan(value) for value in monitor.history["update_to_weight"])
+    assert "grad_flow/update_to_weight" not in trainer.callback_metrics
+
+
+def test_scalars_are_few_and_named() -> None:
+    trainer = fit(Toy(), GradientFlowMonitor(every_n_steps=EVERY), gradient_clip_val=1.0)
+    assert sorted(trainer.callback_metrics) == [
+        f"grad_flow/{key}"
+        for key in (
+            "clipped_fraction",
+            "clipped_norm",
+            "first_to_last",
+            "nonfinite",
+            "norm",
+            "shrink_per_layer",
+            "update_to_weight",
+        )
+    ]
+
+
+def test_layers_are_logged_on_request() -> None:
+    monitor = GradientFlowMonitor(
+        include=["net.[12]"], every_n_steps=EVERY, log_layers=True, log_prefix="flow"
+    )
+    trainer = fit(Toy(), monitor)
+    assert "flow/grad_to_weight/net.1" in trainer.callback_metrics
+    assert set(monitor.history["layer"]) == {"net.1", "net.2"}
+
+
+def test_the_total_norm_covers_layers_that_are_not_watched() -> None:
+    monitor = GradientFlowMonitor(exclude="net.5", every_n_steps=EVERY)
+    fit(Toy(batches=1), monitor)
+    (expected,) = reference(make_net(), [make_batches(1)])
+    assert monitor.totals["norm"] == pytest.approx([expected["norm"]], rel=1e-5)
+
+
+def sigmoid_net() -> nn.Sequential:
+    return make_net(depth=12, activation=nn.Sigmoid)
+
+
+def test_sigmoids_vanish() -> None:
+    monitor = GradientFlowMonitor(every_n_steps=EVERY)
+    with pytest.warns(FindingWarning, match="VANISHING: The gradient, held against the weights"):
+        fit(Toy(sigmoid_net()), monitor)
+    (finding,) = monitor.findings
+    assert finding.kind is FindingKind.VANISHING
+    assert (finding.step, finding.layers[0]) == (
+        0,
+        "net.0" if "net.0" in finding.layers else "net.1",
+    )
+
+
+def test_nothing_is_found_in_a_healthy_net() -> None:
+    monitor = GradientFlowMonitor(every_n_steps=EVERY)
+    fit(Toy(batches=8), monitor)
+    assert monitor.findings == []
+
+
+def test_a_finding_waits_for_patience() -> None:
+    monitor = GradientFlowMonitor(every_n_steps=EVERY, patience=5)
+    fit(Toy(sigmoid_net(), batches=4), monitor)
+    assert monitor.findings == []
+
+
+def test_stop_ends_training() -> None:
+    monitor = GradientFlowMonitor(every_n_steps=EVERY, on_finding="stop")
+    trainer = fit(Toy(sigmoid_net(), batches=9), monitor)
+    assert trainer.global_step == 3
+
+
+def test_raise_ends_with_an_error() -> None:
+    monitor = GradientFlowMonitor(every_n_steps=EVERY, on_finding="raise")
+    with pytest.raises(FindingError, match="VANISHING"):
+        fit(Toy(sigmoid_net()), monitor)
+    assert [finding.kind.value for finding in monitor.findings] == ["VANISHING"]
+
+
+def test_nan_names_the_step_and_the_layer_it_comes_from() -> None:
+    class Poison(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.requires_grad:
+                x.register_hook(lambda grad: grad * math.nan)
+            return x
+
+    net = make_net()
+    net[3] = nn.Sequential(Poison(), net[3])
+    monitor = GradientFlowMonitor(every_n_steps=EVERY, on_finding="log", granularity="leaf")
+    fit(Toy(net), monitor)
+    finding = monitor.findings[0]
+    assert (finding.kind, finding.step) == (FindingKind.NON_FINITE, 0)
+    assert finding.layers == ("net.0", "net.1.linear", "net.2.linear")
+    assert "it comes from net.2.linear and goes on toward the input" in finding.message
+    assert finding.value == 3 * (36 + 6)
+
+
+def test_a_nan_at_the_last_step_is_found_without_waiting() -> None:
+    class Late(Toy):
+        def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+            loss = super().training_step(batch, batch_idx)
+            assert loss is not None
+            return loss * (math.nan if batch_idx == 3 else 1.0)
+
+    monitor = GradientFlowMonitor(every_n_steps=EVERY)
+    fit(Late(), monitor)
+    (finding,) = monitor.findings
+    assert (finding.kind, finding.step) == (FindingKind.NON_FINITE, 3)
+    assert "so the loss itself is not finite" in finding.message
+
+
+def test_detached_parameters_are_named() -> None:
+    class Cut(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.detach()
+
+    net = make_net()
+    net[2] = nn.Sequential(net[2], Cut())
+    monitor = GradientFlowMonitor(every_n_steps=EVERY, on_finding="log", granularity="leaf")
+    fit(Toy(net), monitor)
+    finding = monitor.findings[0]
+    assert finding.kind is FindingKind.NO_GRADIENT
+    assert finding.layers == ("net.0", "net.1.linear", "net.2.0.linear")
+    assert "net.0.weight, net.0.bias, net.1.linear.weight and 3 more" in finding.message
+
+
+def test_frozen_parameters_are_no_finding() -> None:
+    net = make_net()
+    net[0].requires_grad_(False)
+    net[1].requires_grad_(False)
+    monitor = GradientFlowMonitor(every_n_steps=EVERY)
+    fit(Toy(net), monitor)
+    assert monitor.findings == []
+    assert math.isnan(rows(monitor.history, "grad_rms")[0]["net.0"])
+
+
+def test_reading_needs_a_run() -> None:
+    with pytest.raises(
+        MisuseError, match=r"^`GradientFlowMonitor.totals` cannot be read because no run"
+    ):
+        _ = GradientFlowMonitor().totals
+
+
+@pytest.mark.parametrize("argument", ["every_n_steps", "patience"])
+def test_counts_are_checked(argument: str) -> None:
+    message = rf"^`{argument}` must be a whole number of at least 1, but got 0\.$"
+    with pytest.raises(ConfigurationError, match=message):
+        GradientFlowMonitor(**{argument: 0})  # type: ignore[arg-type]
+
+
+def test_a_pattern_that_matches_nothing_is_told_before_training() -> None:
+    with pytest.raises(ConfigurationError, match="'net.9' matches none"):
+        fit(Toy(), GradientFlowMonitor(include="net.9"))
+
+
+def test_plot_shows_depth_and_step() -> None:
+    monitor = GradientFlowMonitor(every_n_steps=EVERY)
+    fit(Toy(), monitor)
+    _, axes = monitor.plot()
+    assert [text.get_text() for text in axes.get_yticklabels()] == list(BLOCKS)
+    assert axes.images[0].get_array().shape == (6, 4)
