@@ -38,10 +38,35 @@ class TensorSamples(Dataset[Sample]):
         """Return one sample."""
         return tuple(tensor[index] for tensor in self.tensors)
 
-    def __getitems__(self, indices: Sequence[int]) -> Sample:
-        """Return a batch: torch's loader prefers this to single samples."""
-        chosen = torch.as_tensor(indices)
-        return tuple(tensor[chosen] for tensor in self.tensors)
+    def __getitems__(self, indices: Sequence[int]) -> ChosenSamples:
+        """Return the samples of a batch: torch's loader prefers this to single samples."""
+        return ChosenSamples(self, indices)
+
+
+class ChosenSamples(Sequence[Sample]):
+    """Samples that are looked up one by one, or all at once by who knows that they are tensors.
+
+    Args:
+        samples: The data set.
+        indices: Which of its samples.
+    """
+
+    def __init__(self, samples: TensorSamples, indices: Sequence[int]) -> None:
+        self._samples = samples
+        self._indices = indices
+
+    def __len__(self) -> int:
+        """Return the number of chosen samples."""
+        return len(self._indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one of the chosen samples."""
+        return self._samples[self._indices[index]]
+
+    def stacked(self) -> Sample:
+        """Return the batch that a loader would make of the samples."""
+        chosen = torch.as_tensor(self._indices)
+        return tuple(tensor[chosen] for tensor in self._samples.tensors)
 
 
 @dataclass(frozen=True)
@@ -128,5 +153,4 @@ class InMemoryDataModule(LightningDataModule):
 
 
 def _collate(batch: Any) -> Any:
-    """Pass on a batch that was fetched at once; stack one that came as single samples."""
-    return batch if isinstance(batch, tuple) else default_collate(batch)
+    return batch.stacked() if isinstance(batch, ChosenSamples) else default_collate(batch)
