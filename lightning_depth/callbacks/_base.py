@@ -187,6 +187,11 @@ class DepthCallback(pl.Callback):
 
     # Hooks.
 
+    @property
+    def state_key(self) -> str:
+        """Two callbacks of one class may be used together where their prefixes differ."""
+        return self._generate_state_key(prefix=self._prefix)
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begin anew where the run begins at its first step."""
         self._ran = True
@@ -203,15 +208,15 @@ class DepthCallback(pl.Callback):
                 self._on_finding(finding)
         if trainer.is_global_zero:
             self._write_figures(trainer)
-            self._tell_if_last(trainer)
+            self._tell_if_last(trainer, finished=True)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Clean up and tell what was found: Lightning calls no other hook after an exception."""
         self._close(trainer)
-        if self._found and trainer.is_global_zero and not is_quiet(trainer):
-            self._tell_if_last(trainer)
+        if trainer.is_global_zero and not is_quiet(trainer):
+            self._tell_if_last(trainer, finished=False)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave nothing behind on the modules."""
@@ -230,6 +235,12 @@ class DepthCallback(pl.Callback):
         super().load_state_dict(state_dict)
         if _STATE_KEY in state_dict:
             self._load_depth_state(state_dict[_STATE_KEY])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what ties the callback to a run: Lightning hangs the module's ``log`` on it."""
+        tied = {"log", "log_dict"}
+        state = {name: value for name, value in vars(self).items() if name not in tied}
+        return {**state, "_figures": {}}
 
     # Inside.
 
@@ -266,16 +277,19 @@ class DepthCallback(pl.Callback):
         for key, draw in self._figures.items():
             draw().savefig(folder / f"{self._prefix}-{key}.png".replace("/", "-"))
 
-    def _tell_if_last(self, trainer: pl.Trainer) -> None:
-        """Print one box for all callbacks of the package and write one file."""
+    def _tell_if_last(self, trainer: pl.Trainer, *, finished: bool) -> None:
+        """Print one box for all callbacks of the package and write one file.
+
+        A run that broke off is never called healthy: it is told only what was found.
+        """
         watchers = _watchers(trainer)
         if watchers[-1] is not self:
             return
         findings = [finding for watcher in watchers for finding in watcher._found]
-        healthy = _healthy_sentence(watchers)
+        healthy = _healthy_sentence(watchers) if finished else ""
         if findings or healthy:
             say(verdict_box(findings, healthy))
-        if (folder := run_folder(trainer)) is not None:
+        if (findings or finished) and (folder := run_folder(trainer)) is not None:
             write_findings(folder, findings)
 
     def _close(self, trainer: pl.Trainer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,18 @@ def takes_figures(logger: Any) -> bool:
 
 def can_draw() -> bool:
     """Whether matplotlib is there; says what is missing where it is not."""
-    if _extras.available("matplotlib"):
-        return True
+    available = _extras.available("matplotlib")
+    if not available:
+        _explain_missing_figures()
+    return available
+
+
+@cache
+def _explain_missing_figures() -> None:
     rank_zero_info(
         "lightning-depth draws no figures because matplotlib is not installed; "
         "install it with `pip install lightning-depth[plot]`."
     )
-    return False
 
 
 def run_folder(trainer: pl.Trainer) -> Path | None:
