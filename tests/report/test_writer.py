@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -234,12 +236,30 @@ def test_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
         write_report(result, tmp_path)
 
 
-def test_settings_and_pyplot_stay_as_they_were(tmp_path: Path) -> None:
-    import matplotlib
-
+def test_settings_of_the_user_neither_matter_nor_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
     result = write_study(tmp_path / "study", ["only"], [0])
+    page = write_report(result, tmp_path / "report.html").read_bytes()
+    for name, value in {"font.size": 33.0, "axes.grid": False, "text.usetex": True}.items():
+        monkeypatch.setitem(matplotlib.rcParams, name, value)
     before = dict(matplotlib.rcParams)
-    loaded = "matplotlib.pyplot" in sys.modules
-    write_report(result, tmp_path / "report.html")
+    assert write_report(result, tmp_path / "report.html").read_bytes() == page
     assert dict(matplotlib.rcParams) == before
-    assert ("matplotlib.pyplot" in sys.modules) == loaded
+
+
+def test_report_leaves_pyplot_alone(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from lightning_depth.report import write_report;"
+        "from tests.report.fake_study import write_study;"
+        f"write_report(write_study(Path({str(tmp_path)!r}), ['only'], [0]), 'report.html');"
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    root = Path(__file__).parents[2]
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=_with(root), check=False)
+    assert run.returncode == 0
+
+
+def _with(root: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(root)}
