@@ -135,16 +135,17 @@ def test_stage_that_holds_blocks_is_no_block() -> None:
     ]
 
 
-def test_stage_of_single_modules_is_opened() -> None:
-    class Mlp(nn.Module):
+def test_block_whose_branch_is_a_sequential_stays_whole() -> None:
+    class Residual(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layers = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+            self.branch = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
 
-    model = nn.ModuleDict({"encoder": Mlp(), "decoder": Mlp()})
-    assert _names(model, "block") == [
-        *("encoder.layers.0", "encoder.layers.2", "decoder.layers.0", "decoder.layers.2"),
-    ]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.add(x, self.branch(x))
+
+    model = nn.Sequential(nn.Linear(4, 4), Residual(), Residual(), nn.Linear(4, 2))
+    assert _names(model, "block") == ["1", "2"]
 
 
 def test_block_with_attention_beside_its_sequential_stays_whole() -> None:

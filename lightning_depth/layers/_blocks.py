@@ -65,22 +65,15 @@ def _block_kinds(root: Part) -> set[type[nn.Module]]:
 def _is_stage(parts: list[Part]) -> bool:
     """Whether the parts of one class hold the blocks instead of being blocks.
 
-    They do where they hold a repetition of composite modules, or of single modules with nothing
-    beside it: attention next to a Sequential of two linear layers is one block of a transformer,
-    and cutting it up would leave the attention unwatched.
+    They do where they hold a repetition of composite modules. Single modules that repeat make no
+    stage: a residual branch is often a Sequential of two convolutions, and a transformer's MLP one
+    of two linear layers.
     """
-    if any(_repeats(box, composite=True) for part in parts for box in part.containers()):
-        return True
-    rows = [
-        (part, box) for part in parts for box in part.containers() if _repeats(box, composite=False)
-    ]
-    return bool(rows) and not any(part.owns_weights or len(part.parts) > 1 for part in parts)
+    return any(_repeats_composites(box) for part in parts for box in part.containers())
 
 
-def _repeats(box: Part, *, composite: bool) -> bool:
-    counts = Counter(
-        part.kind for part in box.parts if not part.container and bool(part.parts) is composite
-    )
+def _repeats_composites(box: Part) -> bool:
+    counts = Counter(part.kind for part in box.parts if part.parts and not part.container)
     return any(count > 1 for count in counts.values())
 
 
