@@ -6,15 +6,24 @@ verdict of all of them, and ``findings.json`` beside the logs holds the same.
 """
 
 from lightning_depth.callbacks._base import FindingError, FindingWarning
+from lightning_depth.callbacks._criteria import GL, PQ, UP, AllOf, AnyOf, StoppingCriterion
+from lightning_depth.callbacks.early_stopping import EarlyStopping
 from lightning_depth.callbacks.gradient_flow import GradientFlowMonitor
 from lightning_depth.callbacks.snapshots import GradientSnapshot, measure_gradients
 from lightning_depth.callbacks.training_error import TrainingErrorMonitor
 
 __all__ = [
+    "GL",
+    "PQ",
+    "UP",
+    "AllOf",
+    "AnyOf",
+    "EarlyStopping",
     "FindingError",
     "FindingWarning",
     "GradientFlowMonitor",
     "GradientSnapshot",
+    "StoppingCriterion",
     "TrainingErrorMonitor",
     "measure_gradients",
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from lightning_depth.errors import MisuseError
 
@@ -84,7 +85,7 @@ def rises_in_strips(scores: Sequence[float], k: int) -> int:
     """
     ends = list(scores[::-1][::k])  # newest first
     count = 0
-    for later, earlier in zip(ends, ends[1:], strict=False):
+    for later, earlier in pairwise(ends):
         if later <= earlier:
             break
         count += 1

@@ -1,0 +1,510 @@
+"""Early stopping that gives back the best weights, whatever ended training.
+
+A subclass of Lightning's: whoever changes only the import line sees no other difference.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Mapping
+from copy import copy
+from typing import TYPE_CHECKING, Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks.early_stopping import EarlyStopping as LightningEarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from lightning_depth import _extras
+from lightning_depth.callbacks._base import DepthCallback, OnFinding
+from lightning_depth.callbacks._best_weights import Place
+from lightning_depth.callbacks._criteria import StoppingCriterion
+from lightning_depth.callbacks._pytorch_lightning import join_trainer, leave_trainer
+from lightning_depth.callbacks._restoring import WeightKeeper, changes_before_check
+from lightning_depth.errors import (
+    MisuseError,
+    check_choice,
+    check_count,
+    check_real,
+    invalid,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["EarlyStopping"]
+
+
+class EarlyStopping(DepthCallback, LightningEarlyStopping):
+    """Stop when a metric has stopped improving, and give back the weights that scored best.
+
+    The best weights come back at the end of training whatever ended it: patience, ``max_epochs``,
+    ``max_steps``, ``max_time`` or another callback; after an exception or Ctrl-C they can be had
+    by ``load_best_weights``. With ``WeightAveraging`` in the same Trainer, the averaged weights
+    are measured in validation, and so it is they that come back.
+
+    Args:
+        monitor: Key of the metric to watch.
+        min_delta: Smallest change that counts as an improvement, see ``min_delta_mode``.
+        patience: Number of checks without an improvement after which training stops; a check
+            follows each validation, or each epoch where every epoch ends with one.
+        verbose: Whether to log each improvement and the reason of a stop.
+        mode: "min" where lower is better, "max" where higher is.
+        strict: Whether a missing metric is an error.
+        check_finite: Whether to stop when the metric is NaN or infinite.
+        stopping_threshold: Stop as soon as the metric is better than this.
+        divergence_threshold: Stop as soon as the metric is worse than this.
+        check_on_train_epoch_end: Whether to check when a training epoch ends rather than when a
+            validation does; by default the former, where every epoch has one validation.
+        log_rank_zero_only: Whether only the first process logs.
+        restore_best_weights: Whether the weights and buffers of the best check are copied and
+            come back at the end: on the "device", in host memory ("cpu", the same as True) or on
+            "disk". A checkpoint grows by the copy, by its path only for "disk".
+        start_from_epoch: Epochs before this one (counted from 0) are not checked.
+        min_delta_mode: "abs" takes ``min_delta`` as it is; "rel" multiplies it by the size of the
+            best score, whatever its sign.
+        smoothing: Weight of the past in a moving average of the metric, 0 to below 1; the average
+            is what is compared. 0 takes the metric as it is.
+        every_n_steps: Check after each n-th optimizer step instead of after validations or epochs;
+            a metric that comes from validation counts once for each validation.
+        criterion: Rule that takes the place of ``patience``: ``GL``, ``PQ``, ``UP`` or several of
+            them combined.
+        on_finding: What happens with the verdict on how training ended, see the other callbacks.
+
+    Raises:
+        ConfigurationError: An argument cannot be used as given.
+
+    Example:
+        >>> stopping = EarlyStopping("val_loss", patience=5, restore_best_weights=True)
+        >>> stopping.state_key
+        "EarlyStopping{'monitor': 'val_loss', 'mode': 'min'}"
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        min_delta: float = 0.0,
+        patience: int = 3,
+        verbose: bool = False,
+        mode: str = "min",
+        strict: bool = True,
+        check_finite: bool = True,
+        stopping_threshold: float | None = None,
+        divergence_threshold: float | None = None,
+        check_on_train_epoch_end: bool | None = None,
+        log_rank_zero_only: bool = False,
+        *,
+        restore_best_weights: bool | Place = False,
+        start_from_epoch: int = 0,
+        min_delta_mode: Literal["abs", "rel"] = "abs",
+        smoothing: float = 0.0,
+        every_n_steps: int | None = None,
+        criterion: StoppingCriterion | None = None,
+        on_finding: OnFinding = "warn",
+    ) -> None:
+        LightningEarlyStopping.__init__(
+            self,
+            monitor=monitor,
+            min_delta=min_delta,
+            patience=patience,
+            verbose=verbose,
+            mode=mode,
+            strict=strict,
+            check_finite=check_finite,
+            stopping_threshold=stopping_threshold,
+            divergence_threshold=divergence_threshold,
+            check_on_train_epoch_end=check_on_train_epoch_end,
+            log_rank_zero_only=log_rank_zero_only,
+        )
+        DepthCallback.__init__(self, prefix="early_stopping", on_finding=on_finding)
+        if not isinstance(restore_best_weights, bool):
+            check_choice("restore_best_weights", restore_best_weights, ("device", "cpu", "disk"))
+        if criterion is not None and not isinstance(criterion, StoppingCriterion):
+            raise invalid("criterion", "a stopping criterion such as GL(alpha=5)", criterion)
+        if criterion is not None and mode != "min":
+            raise invalid("mode", "'min' with a `criterion`, which compares errors", mode)
+        self.restore_best_weights = restore_best_weights
+        self.start_from_epoch = check_count("start_from_epoch", start_from_epoch, minimum=0)
+        self.min_delta_mode = check_choice("min_delta_mode", min_delta_mode, ("abs", "rel"))
+        self.smoothing = check_real("smoothing", smoothing, 0.0, 0.999999)
+        self.every_n_steps = every_n_steps and check_count("every_n_steps", every_n_steps)
+        self.criterion = criterion
+        self._fresh_score = self.best_score
+        self._begin()
+
+    @property
+    def state_key(self) -> str:
+        """Lightning's own key, so that a checkpoint of either class loads into the other."""
+        return self._generate_state_key(monitor=self.monitor, mode=self.mode)
+
+    def load_best_weights(self, module: nn.Module) -> None:
+        """Write the best weights into a module; after an exception nobody else does.
+
+        Args:
+            module: The network that was trained, or one with tensors of the same names and shapes.
+
+        Raises:
+            MisuseError: No check has found an improvement yet, or the weights do not fit.
+        """
+        self._check_ran("load_best_weights")
+        if self._weights is None:
+            raise MisuseError(
+                "There are no best weights because `restore_best_weights` is False: set it to True."
+            )
+        self._weights.best.apply(module)
+
+    # Hooks.
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Choose when to check, as Lightning does.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The user's module.
+            stage: What begins.
+        """
+        join_trainer(self, trainer, LightningEarlyStopping)
+        DepthCallback.setup(self, trainer, pl_module, stage)
+        LightningEarlyStopping.setup(self, trainer, pl_module, stage)
+        self._wants_stop = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse weights that cannot be copied.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The user's module.
+        """
+        if self._weights is not None:
+            self._weights.start(pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Check by steps, or stop as soon as the required minimum is reached.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The user's module.
+            outputs: Not used.
+            batch: Not used.
+            batch_idx: Not used.
+        """
+        if self.every_n_steps is not None:
+            self._check_by_steps(trainer)
+        elif self._wants_stop:
+            self._signal(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check, where checks belong to the end of an epoch.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The user's module.
+        """
+        if self.every_n_steps is None:
+            super().on_train_epoch_end(trainer, pl_module)
+        self._signal(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember the metric, to see whether it is validation that measures it.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The user's module.
+        """
+        if not self._should_skip_check(trainer):
+            before: Tensor | None = trainer.callback_metrics.get(self.monitor)
+            self._before_validation = before
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check, where checks belong to validation.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The user's module.
+        """
+        if self._should_skip_check(trainer):
+            return
+        measured = trainer.callback_metrics.get(self.monitor)
+        self._from_validation = measured is not self._before_validation
+        self._before_validation = None
+        self._unseen = True
+        if self.every_n_steps is None:
+            self._copy_ahead(trainer, pl_module, measured)
+            super().on_validation_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the best weights back; ``ModelCheckpoint`` comes later and saves them.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The user's module.
+        """
+        if self._weights is None or not self._weights.best.held:
+            return
+        try:
+            self._weights.restore(trainer, pl_module)
+        except MisuseError as error:
+            rank_zero_warn(f"The weights stay those of the last step. {error}")
+            return
+        text = f"Restored the weights of epoch {self.best_epoch} (step {self.best_step})."
+        self._log_info(trainer, text, self.log_rank_zero_only)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the best weights to this callback's state; every rank takes part.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The user's module.
+            checkpoint: What is going to be saved.
+        """
+        if self._weights is not None and self._weights.best.held:
+            state = checkpoint["callbacks"][self.state_key]
+            state["best_weights"] = self._weights.to_state(trainer, pl_module)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state, of this class or of Lightning's.
+
+        Args:
+            state_dict: State from a checkpoint.
+        """
+        super().load_state_dict(state_dict)
+        if self._weights is not None and "best_weights" in state_dict:
+            self._weights.from_state(state_dict["best_weights"])
+
+    def plot(self) -> tuple[Figure, Axes]:
+        """Draw the metric over the checks and mark the best.
+
+        Returns:
+            The figure and its axes.
+        """
+        table = self.history
+        figure = _extras.matplotlib_figure().Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot(table.get("step", []), table.get("score", []), "o-", label=self.monitor)
+        if self.best_step is not None:
+            axes.axvline(self.best_step, color="C2", linestyle="--", label="best")
+        axes.set(xlabel="step", ylabel=self.monitor, title="Checks of early stopping")
+        axes.legend()
+        return figure, axes
+
+    # The check.
+
+    def _run_early_stopping_check(self, trainer: pl.Trainer) -> None:
+        logs = trainer.callback_metrics
+        early = trainer.current_epoch < self.start_from_epoch
+        if trainer.fast_dev_run or early or not self._validate_condition_metric(logs):  # type: ignore[attr-defined]
+            return
+        score = logs[self.monitor].squeeze()
+        best, train_loss = self.best_score, self._train_loss(logs)
+        should_stop, reason = self._evaluate_stopping_criteria(self._smooth(score))
+        improved = self.best_score is not best
+        if self.criterion is not None and not should_stop:
+            should_stop, reason = self._ask_criterion(score, train_loss, reason)
+        should_stop, reason = self._agree(trainer, should_stop, reason)
+        self._record(trainer, score, train_loss)
+        self._keep_best(trainer, improved)
+        self._decide(trainer, should_stop, reason)
+
+    def _evaluate_stopping_criteria(self, current: Tensor) -> tuple[bool, str | None]:
+        given = self.min_delta, self.patience
+        try:
+            if self.min_delta_mode == "rel":
+                best = abs(float(self.best_score))
+                self.min_delta = given[0] * best if math.isfinite(best) else 0.0
+            if self.criterion is not None:
+                self.patience = sys.maxsize
+            return super()._evaluate_stopping_criteria(current)
+        finally:
+            self.min_delta, self.patience = given
+
+    def _begin(self) -> None:
+        """Set what belongs to one run, beyond what Lightning's class keeps."""
+        self.best_epoch: int | None = None
+        self.best_step: int | None = None
+        place: Any = "cpu" if self.restore_best_weights is True else self.restore_best_weights
+        self._weights = WeightKeeper(place) if place else None
+        self._scores: list[float] = []
+        self._train_losses: list[float] = []
+        self._average, self._averaged = 0.0, 0
+        self._last_step = 0
+        self._wants_stop = False
+        self._before_validation = None
+        self._from_validation = False
+        self._unseen = False
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._begin()
+        if self._weights is not None:  # weights of another run must not come back in this one
+            self.best_score = self._fresh_score
+            self.wait_count = self.stopped_epoch = 0
+            self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
+            self.stopping_reason_message = None
+
+    def _check_by_steps(self, trainer: pl.Trainer) -> None:
+        assert self.every_n_steps is not None
+        step, earlier = trainer.global_step, self._last_step
+        if step // self.every_n_steps == earlier // self.every_n_steps:
+            return
+        self._last_step = step
+        missing = self.monitor not in trainer.callback_metrics
+        if missing and trainer.enable_validation and not self._from_validation:
+            return  # its first validation may be yet to come
+        if self._from_validation and not self._unseen:
+            return
+        self._unseen = False
+        self._run_early_stopping_check(trainer)
+
+    def _copy_ahead(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, measured: Tensor | None
+    ) -> None:
+        """Copy what was measured, if weights may change before the check of the epoch's end."""
+        if self._weights is None or not self._check_on_train_epoch_end or measured is None:
+            return
+        started = trainer.current_epoch >= self.start_from_epoch
+        if started and self._from_validation and changes_before_check(trainer):
+            self._weights.look_ahead(trainer, pl_module, self.monitor)
+
+    def _smooth(self, score: Tensor) -> Tensor:
+        """Return the moving average, without the bias of its start."""
+        if not self.smoothing or not torch.isfinite(score):
+            return score
+        self._average = self.smoothing * self._average + (1 - self.smoothing) * float(score)
+        self._averaged += 1
+        return torch.as_tensor(self._average / (1 - self.smoothing**self._averaged)).to(score)
+
+    def _train_loss(self, logs: Mapping[str, Tensor]) -> float | None:
+        """Return the training twin of the metric ("val_loss" has "train_loss"), if it is there."""
+        key = self.criterion.train_monitor if self.criterion is not None else None
+        if key is not None and key not in logs and self._scores:
+            raise MisuseError(
+                f"The criterion {self.criterion!r} needs the metric {key!r}, which is not logged. "
+                f"Logged: {', '.join(logs)}."
+            )
+        key = key or re.sub(r"val(id(ation)?)?", "train", self.monitor, count=1)
+        return None if key == self.monitor or key not in logs else _finite(logs[key])
+
+    def _ask_criterion(
+        self, current: Tensor, train_loss: float | None, reason: str | None
+    ) -> tuple[bool, str | None]:
+        assert self.criterion is not None
+        self._scores.append(float(current))
+        if train_loss is not None:
+            self._train_losses.append(train_loss)
+        met = self.criterion.should_stop(self._scores, self._train_losses)
+        if met is None:
+            return False, reason
+        self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
+        return True, (
+            f"Monitored metric {self.monitor} met the criterion: {met}."
+            f" Best score: {self.best_score:.3f}. Signaling Trainer to stop."
+        )
+
+    def _agree(
+        self, trainer: pl.Trainer, should_stop: bool, reason: str | None
+    ) -> tuple[bool, str | None]:
+        """Stop all ranks if any wants to, and give all the reason of the first that does."""
+        strategy = trainer.strategy
+        decided = strategy.reduce_boolean_decision(should_stop, all=False)
+        if decided and trainer.world_size > 1:
+            votes = strategy.all_gather(
+                torch.tensor(float(should_stop), device=strategy.root_device)
+            )
+            told = (reason, self.stopping_reason.value)
+            reason, value = strategy.broadcast(told, src=int(votes.argmax()))
+            self.stopping_reason = EarlyStoppingReason(value)
+        return decided, reason
+
+    def _record(self, trainer: pl.Trainer, score: Tensor, train_loss: float | None) -> None:
+        self._history.append(
+            epoch=trainer.current_epoch,
+            step=trainer.global_step,
+            score=_finite(score),
+            best_score=_finite(self.best_score),
+            wait_count=self.wait_count,
+            train_score=train_loss,
+        )
+
+    def _keep_best(self, trainer: pl.Trainer, improved: bool) -> None:
+        if self._weights is None:
+            if improved:
+                self.best_epoch, self.best_step = trainer.current_epoch, trainer.global_step
+            return
+        improved = trainer.strategy.broadcast(improved)  # ranks must not keep different steps
+        if improved:
+            module = trainer.lightning_module
+            self._weights.keep(trainer, module, self.monitor, self._from_validation)
+            self.best_epoch, self.best_step = trainer.current_epoch, self._weights.best.step
+        self._weights.forget_candidate()
+
+    def _decide(self, trainer: pl.Trainer, should_stop: bool, reason: str | None) -> None:
+        if should_stop:
+            self.stopped_epoch = trainer.current_epoch
+            self.stopping_reason_message = reason
+        elif self._wants_stop:  # recovered before the required minimum was reached
+            self.stopped_epoch = 0
+            self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
+            self.stopping_reason_message = None
+        self._wants_stop = should_stop
+        self._signal(trainer)
+        if reason and self.verbose:
+            self._log_info(trainer, reason, self.log_rank_zero_only)
+
+    def _signal(self, trainer: pl.Trainer) -> None:
+        """Tell the Trainer to stop, not before it would: what it is told it does not forget."""
+        if self._wants_stop and _may_stop(trainer):
+            trainer.should_stop = True
+
+    def _extra_state(self) -> dict[str, Any]:
+        return {name: copy(getattr(self, f"_{name}")) for name in _KEPT} | {
+            "best_epoch": self.best_epoch,
+            "best_step": self.best_step,
+        }
+
+    def _load_extra_state(self, state: Mapping[str, Any]) -> None:
+        for name in _KEPT:
+            setattr(self, f"_{name}", copy(state[name]))
+        self.best_epoch, self.best_step = state["best_epoch"], state["best_step"]
+
+    def _summary(self) -> str:
+        return ""
+
+    def _detach(self) -> None:
+        leave_trainer(self)
+
+
+_KEPT = (
+    "scores",
+    "train_losses",
+    "average",
+    "averaged",
+    "last_step",
+    "from_validation",
+    "unseen",
+)
+
+
+def _finite(value: Tensor) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _may_stop(trainer: pl.Trainer) -> bool:
+    """Whether the Trainer has done its ``min_epochs`` and ``min_steps``."""
+    tracker: Any = trainer.fit_loop.epoch_progress.current
+    epochs = tracker.processed
+    return epochs >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
