@@ -5,9 +5,11 @@ from __future__ import annotations
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from lightning_depth.errors import ConfigurationError, check_name
+from lightning_depth.errors import ConfigurationError, check_name, closest
 
 __all__ = ["find_recipe", "list_recipes"]
+
+_SUFFIXES = (".yaml", ".yml")
 
 
 def _folder() -> Path:
@@ -48,10 +50,17 @@ def find_recipe(recipe: str | Path) -> Path:
         'degradation.yaml'
     """
     path, shipped = Path(recipe), list_recipes()
-    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
-        if not path.exists():
-            raise ConfigurationError(f"There is no recipe file {str(recipe)!r}.")
-        return path
+    if path.suffix in _SUFFIXES or len(path.parts) > 1:
+        return _existing(path)
     if path.is_file():
         return path
     return shipped[check_name("recipe", str(recipe), shipped)]
+
+
+def _existing(path: Path) -> Path:
+    if path.exists():
+        return path
+    others = [str(other) for other in path.parent.glob("*") if other.suffix in _SUFFIXES]
+    near = closest(str(path), others, count=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ConfigurationError(f"There is no recipe file {str(path)!r}.{hint}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_depth.errors import ConfigurationError
-from lightning_depth.study.claims import ClaimResult, evaluate_claims, mean_interval
+from lightning_depth.study.claims import ClaimResult, Interval, evaluate_claims, mean_interval
 from lightning_depth.study.spec import METRICS, TIMINGS, Study, parse_study
 from lightning_depth.study.store import Store, write_text
 from lightning_depth.study.versions import installed_versions
@@ -146,13 +146,9 @@ def _row(
     finished = [trial for trial in mine if trial["status"] == "finished"]
     row: dict[str, Any] = {"arm": arm, **planned["cost"], "width": planned["width"]}
     for metric in METRICS:
-        interval = mean_interval(
-            _values(finished, "metrics", metric), _resolution(finished, metric)
-        )
-        row[metric], row[f"{metric}_low"], row[f"{metric}_high"] = (
-            value if math.isfinite(value) else None
-            for value in (interval.mean, interval.low, interval.high)
-        )
+        values = _values(finished, "metrics", metric)
+        ends = _ends(mean_interval(values, _resolution(finished, metric)), metric)
+        row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), ends, strict=True))
     for timing in TIMINGS:
         values = _values(finished, "timing", timing)
         row[timing] = mean_interval(values).mean if values else None
@@ -160,6 +156,14 @@ def _row(
     row["findings"] = _findings(finished)
     row["reason"] = _reason(mine)
     return row
+
+
+def _ends(interval: Interval, metric: str) -> list[float | None]:
+    """Return mean, low and high, None for what is not known; an error lies between 0 and 1."""
+    low, high = interval.low, interval.high
+    if metric.endswith("error"):
+        low, high = max(low, 0.0), min(high, 1.0)
+    return [value if math.isfinite(value) else None for value in (interval.mean, low, high)]
 
 
 def _values(trials: Sequence[Mapping[str, Any]], group: str, name: str) -> list[float]:

@@ -113,7 +113,9 @@ class Store:
                     f"Wait until that ends, or choose another `--output`."
                 ) from error
             stream.truncate(0)
-            stream.write(f"process {os.getpid()} on {socket.gethostname()} ({command}), {now()}")
+            stream.write(
+                f"process {os.getpid()} on {socket.gethostname()} ({command}), since {now()}"
+            )
             stream.flush()
             self._remove_parts()
             yield
