@@ -74,7 +74,7 @@ def duration(seconds: float | None) -> str:
     if not is_number(seconds):
         return MISSING
     if seconds < 1:
-        return f"{1000 * seconds:.3g} ms"
+        return f"{1000 * seconds:.{2 if seconds < 0.0995 else 3}g} ms"
     if seconds < 120:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)

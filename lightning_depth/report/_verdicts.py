@@ -38,9 +38,14 @@ def answer(words: Sequence[str], num_failed: int, num_trials: int) -> str:
         sentence = "This study states no claim; the table and the figures show what was measured."
     elif set(words) == {"inconclusive"}:
         sentence = "Nothing can be concluded from this study."
+    elif len(counts) == 1:
+        every = {1: "The claim is", 2: "Both claims are"}.get(
+            len(words), f"All {len(words)} claims are"
+        )
+        sentence = f"{every} {words[0]}."
     else:
         parts = [f"{counts[word]} {word}" for word in WORDS if counts[word]]
-        sentence = f"Of {len(words)} claim{'s' * (len(words) > 1)}: {join(parts)}."
+        sentence = f"Of {len(words)} claims: {join(parts)}."
     if num_failed:
         sentence += f" {num_failed} of {num_trials} runs failed and are left out."
     return sentence

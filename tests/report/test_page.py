@@ -66,7 +66,9 @@ def test_claim_without_a_pair_of_runs_has_no_numbers() -> None:
     ("words", "sentence"),
     [
         ([], "This study states no claim; the table and the figures show what was measured."),
-        (["supported"], "Of 1 claim: 1 supported."),
+        (["contradicted"], "The claim is contradicted."),
+        (["supported"] * 2, "Both claims are supported."),
+        (["supported"] * 3, "All 3 claims are supported."),
         (
             ["inconclusive", "supported", "supported"],
             "Of 3 claims: 2 supported and 1 inconclusive.",
