@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_depth.errors import ConfigurationError
+from lightning_depth.layers import layer_parameters, select_layers
 from lightning_depth.modules.factories import OptimizerFactory
 
 __all__ = ["l1_norm", "make_optimizer", "scale_schedule", "shrink_after_steps"]
@@ -54,7 +56,8 @@ def _groups(network: nn.Module, l2: float, layer_decay: float) -> Any:
     if layer_decay != 1.0:
         from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]  # re-export
 
-        groups = param_groups_layer_decay(network, weight_decay=l2, layer_decay=layer_decay)
+        view: Any = network if hasattr(network, "group_matcher") else _ByDepth(network)
+        groups = param_groups_layer_decay(view, weight_decay=l2, layer_decay=layer_decay)
     else:
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         if not l2:
@@ -67,6 +70,28 @@ def _groups(network: nn.Module, l2: float, layer_decay: float) -> Any:
         ]
     kept = ("params", _SCALE, "weight_decay") if l2 else ("params", _SCALE)
     return [{key: group[key] for key in kept if key in group} for group in groups]
+
+
+class _ByDepth:
+    """A network as timm wants to see it, grouped by depth: without this timm groups by twelves."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.named_parameters = network.named_parameters
+        layers = select_layers(network)
+        depths = {
+            id(parameter): layer.depth
+            for layer, named in zip(layers, layer_parameters(layers).values(), strict=True)
+            for _, parameter in named
+        }
+        self._depths: dict[str, int] = {}
+        depth = 1
+        for name, parameter in network.named_parameters():
+            # what lies between two blocks goes with the one before it
+            depth = self._depths[name] = depths.get(id(parameter), depth)
+
+    def group_matcher(self, coarse: bool) -> Callable[[str], int]:
+        """Return what tells the depth of a parameter by its name."""
+        return self._depths.__getitem__
 
 
 def scale_schedule(scheduler: LRScheduler, optimizer: Optimizer) -> None:

@@ -207,7 +207,9 @@ class Classifier(LightningModule):
         return loss
 
     def _log_means(self, stage: str, tally: Tally) -> None:
-        # already summed over processes; a batch size spares Lightning a look at the batch
+        # equal in all processes already: Lightning's own reduction changes nothing, but it warns
+        # without; a batch size spares it a look at the batch
         means = {f"{stage}/{name}": value for name, value in tally.compute().items()}
-        self.log_dict(means, batch_size=1, prog_bar=stage != "test")
+        several = self.trainer.world_size > 1
+        self.log_dict(means, batch_size=1, prog_bar=stage != "test", sync_dist=several)
         tally.reset()
