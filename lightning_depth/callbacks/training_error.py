@@ -228,6 +228,13 @@ class TrainingErrorMonitor(DepthCallback):
         known = targets[targets != IGNORED]
         return torch.cat([sums, torch.bincount(known, minlength=outputs.shape[1]).float()])
 
+    def _summary(self) -> str:
+        table = self._history.table()
+        if not table:
+            return ""
+        error, loss, epoch = table["error"][-1], table["loss"][-1], table["epoch"][-1]
+        return f"The training error in evaluation mode is {error:.3g} (loss {loss:.3g}, epoch {epoch})."
+
     def _extra_state(self) -> dict[str, Any]:
         return {"class_counts": self._class_counts}
 
