@@ -120,8 +120,8 @@ def gradient_figure(trials: Trials) -> Figure | None:
         "Root mean square of each layer's gradient; depth 1 is nearest the input. The numbers set "
         "the first layer against the last, median over the steps.",
         "A map that darkens downwards is a gradient that is lost on its way back to the first "
-        "layers. One logarithmic color scale for all arms; geometric mean over the seeds; grey "
-        "where no number is finite.",
+        "layers; one that brightens downwards grows on its way. One logarithmic color scale for "
+        "all arms; geometric mean over the seeds; grey where no number is finite.",
         tuple(_map(number, *item, limits) for number, item in enumerate(drawn.items())),
         scale=scale,
         scale_name="Gradient, root mean square",

@@ -32,7 +32,7 @@ def percent(value: float | None, digits: int = 1) -> str:
     """Return a fraction as percent, or a dash."""
     if not is_number(value):
         return MISSING
-    return f"{100 * value:.{digits}f} %".replace("-", "−")
+    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%".replace("-", "−")
 
 
 def count(value: float | None) -> str:

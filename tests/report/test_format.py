@@ -9,8 +9,8 @@ from lightning_depth.report._panels import power_of_ten, short
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        (_format.percent(0.0213), "2.1 %"),
-        (_format.percent(-0.018), "−1.8 %"),
+        (_format.percent(0.0213), "2.1\N{NO-BREAK SPACE}%"),
+        (_format.percent(-0.018), "−1.8\N{NO-BREAK SPACE}%"),
         (_format.percent(None), "–"),
         (_format.percent(float("nan")), "–"),
         (_format.count(269722), "269,722"),
