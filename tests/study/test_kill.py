@@ -36,8 +36,7 @@ def started(recipe: Path) -> Iterator[subprocess.Popen[str]]:
     """Start the study as a user would, in a session of its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "lightning_depth.cli", "study", str(recipe), "--workers", "2"]
-        + ["--output", "out"],
+        [sys.executable, "-m", "lightning_depth.cli", "study", str(recipe), "--workers", "2", "--output", "out"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
