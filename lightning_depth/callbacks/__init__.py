@@ -9,6 +9,7 @@ from lightning_depth.callbacks._base import FindingError, FindingWarning
 from lightning_depth.callbacks._criteria import GL, PQ, UP, AllOf, AnyOf, StoppingCriterion
 from lightning_depth.callbacks.early_stopping import EarlyStopping
 from lightning_depth.callbacks.gradient_flow import GradientFlowMonitor
+from lightning_depth.callbacks.separability import LayerSeparabilityProbe
 from lightning_depth.callbacks.snapshots import GradientSnapshot, measure_gradients
 from lightning_depth.callbacks.training_error import TrainingErrorMonitor
 
@@ -23,6 +24,7 @@ __all__ = [
     "FindingWarning",
     "GradientFlowMonitor",
     "GradientSnapshot",
+    "LayerSeparabilityProbe",
     "StoppingCriterion",
     "TrainingErrorMonitor",
     "measure_gradients",

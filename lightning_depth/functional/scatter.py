@@ -91,7 +91,7 @@ def data_separation(scatter: Scatter, weighting: Weighting = "samples") -> Tenso
 
     Example:
         >>> x = torch.tensor([[0.0], [2.0], [10.0], [12.0]])
-        >>> data_separation(class_scatter(x, torch.tensor([0, 0, 1, 1]), 2)).item()
+        >>> round(data_separation(class_scatter(x, torch.tensor([0, 0, 1, 1]), 2)).item(), 9)
         0.04
     """
     if not _measurable(scatter.counts, scatter.sums, scatter.moment):
@@ -125,7 +125,7 @@ def separation_of_features(
 
     Example:
         >>> x = torch.tensor([[0.0], [2.0], [10.0], [12.0]])
-        >>> separation_of_features(x, torch.tensor([0, 0, 1, 1]), 2).item()
+        >>> round(separation_of_features(x, torch.tensor([0, 0, 1, 1]), 2).item(), 9)
         0.04
     """
     x = features.double()
@@ -155,7 +155,7 @@ def neural_collapse(scatter: Scatter) -> Tensor:
 
     Example:
         >>> x = torch.tensor([[0.0], [2.0], [10.0], [12.0]])
-        >>> neural_collapse(class_scatter(x, torch.tensor([0, 0, 1, 1]), 2)).item()
+        >>> round(neural_collapse(class_scatter(x, torch.tensor([0, 0, 1, 1]), 2)).item(), 9)
         0.02
     """
     return data_separation(scatter, "classes") / (scatter.counts > 0).sum()

@@ -1,0 +1,1 @@
+"""Parts of the separability probe: batches, features, samples, measures and figures."""

@@ -1,0 +1,116 @@
+"""Figures of the probe: measures by depth, and the classes in the plane, layer by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from lightning_depth import _extras
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+__all__ = ["draw_panels", "draw_profile"]
+
+MARKERS = "osv^D<>Pp*"
+LABELS = {
+    "separation": "separation D (smaller is better)",
+    "fisher": "Fisher ratio",
+    "linear_probe": "linear probe accuracy",
+    "collapse": "neural collapse NC1",
+    "knn": "nearest-neighbour accuracy",
+    "effective_rank": "effective rank",
+}
+
+
+def draw_profile(
+    table: Mapping[str, Sequence[Any]],
+    law: Mapping[str, float],
+    columns: Sequence[str],
+    panels: Mapping[str, Any] | None = None,
+) -> tuple[Figure, list[Axes]]:
+    """Draw each column over depth, the first and the last passes and some between.
+
+    Args:
+        table: Columns of the history.
+        law: The law of the last pass; its line is drawn through the separation.
+        columns: Columns to draw, one axes each.
+        panels: Picture of the classes of the last pass, drawn below where it is given.
+    """
+    rows = 0 if not panels else -(-len(panels["layers"]) // 4)
+    width, height = 4.2 * max(len(columns), 2), 3.4
+    figure = _extras.matplotlib_figure().Figure(
+        figsize=(width, height + rows * width / 4), layout="constrained"
+    )
+    if rows and panels:
+        top, below = figure.subfigures(2, 1, height_ratios=[height, rows * width / 4])
+        _fill_panels(below, panels)
+    else:
+        top = figure
+    axes = top.subplots(1, len(columns), squeeze=False)[0]
+    for axis, column in zip(axes, columns, strict=True):
+        _draw_column(axis, table, column, law if column == "separation" else {})
+    axes[0].legend(fontsize="small", title="epoch", title_fontsize="small")
+    return figure, list(axes)
+
+
+def draw_panels(panels: Mapping[str, Any]) -> Figure:
+    """Draw the classes in the plane in which they lie furthest apart, one panel a layer."""
+    count = len(panels["layers"])
+    columns = min(4, count)
+    figure = _extras.matplotlib_figure().Figure(
+        figsize=(2.6 * columns, 2.6 * -(-count // columns) + 0.5), layout="constrained"
+    )
+    _fill_panels(figure, panels)
+    return cast("Figure", figure)
+
+
+def _draw_column(
+    axis: Axes, table: Mapping[str, Sequence[Any]], column: str, law: Mapping[str, float]
+) -> None:
+    moments = list(zip(table["epoch"], table["step"], strict=True))
+    passes = sorted(set(moments))
+    shown = (
+        passes if len(passes) <= 5 else [passes[round(i * (len(passes) - 1) / 4)] for i in range(5)]
+    )
+    colors = _extras.matplotlib().colormaps["viridis"]
+    for place, moment in enumerate(shown):
+        chosen = [i for i, key in enumerate(moments) if key == moment]
+        depths = [table["depth"][i] for i in chosen]
+        values = [table[column][i] for i in chosen]
+        color = colors(0.85 * (1 - place / max(1, len(shown) - 1)))
+        axis.plot(depths, values, "o-", ms=3, lw=1.2, color=color, label=str(moment[0]))
+        if place == len(shown) - 1 and math.isfinite(law.get("decay_ratio", math.nan)):
+            ends = [max(1, min(depths)), max(depths)]
+            line = [math.exp(law["intercept"]) * law["decay_ratio"] ** depth for depth in ends]
+            text = f"x{law['decay_ratio']:.2f} a layer, R² {law['r_squared']:.2f}"
+            axis.plot(ends, line, "--", lw=1, color="crimson")
+            axis.set_title(text, fontsize="small", color="crimson")
+    if column in ("separation", "collapse") or column.startswith("fisher"):
+        axis.set_yscale("log")
+    axis.set_xlabel("depth (0 is the input)")
+    axis.set_ylabel(LABELS.get(column, column.replace("_", " ")))
+    axis.grid(alpha=0.3)
+
+
+def _fill_panels(figure: Figure | SubFigure, panels: Mapping[str, Any]) -> None:
+    layers, labels = panels["layers"], panels["labels"]
+    columns = min(4, len(layers))
+    grid = figure.subplots(-(-len(layers) // columns), columns, squeeze=False)
+    classes = sorted(set(labels))
+    colors = _extras.matplotlib().colormaps["tab10"]
+    for axis in grid.flat[len(layers) :]:
+        axis.set_axis_off()
+    for axis, (name, points) in zip(grid.flat, layers.items(), strict=False):
+        for place, label in enumerate(classes):
+            mine = [point for point, other in zip(points, labels, strict=True) if other == label]
+            axis.scatter(
+                [x for x, _ in mine], [y for _, y in mine], s=9, alpha=0.7, lw=0,
+                color=colors(place % 10), marker=MARKERS[place % len(MARKERS)], label=str(label),
+            )  # fmt: skip
+        axis.set_title(name, fontsize="small")
+        axis.set_xticks([])
+        axis.set_yticks([])
+    grid.flat[0].legend(fontsize="xx-small", ncols=2, handletextpad=0.1, columnspacing=0.5)

@@ -1,0 +1,147 @@
+"""A finished pass as one process sees it, or as all of them together do.
+
+Letters: N samples, D features.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed import all_gather_object, all_reduce, get_world_size
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from lightning_depth.callbacks._probe.collector import Collector, LayerInfo
+from lightning_depth.callbacks._probe.moments import LayerMoments
+from lightning_depth.callbacks._probe.samples import Samples
+from lightning_depth.functional.reservoir import balanced_quota, rank_in_class
+
+__all__ = ["FinishedPass", "finish_pass"]
+
+
+@dataclass
+class FinishedPass:
+    """What a pass left: the sample in an order that does not depend on the processes.
+
+    Args:
+        samples: The samples kept, by class and key.
+        features: Features of each layer ``(N, D)``, in order of first execution.
+        filled: Whether each sample was measured at each layer ``(N,)``.
+        infos: How each layer was reduced.
+        moments: Sums of each layer over its cells, for a pass that was measured whole.
+        cells: Class and nuisance label of each cell.
+        counts: Samples of each class that were seen.
+        reason: Why nothing can be measured, None where something can.
+    """
+
+    samples: Samples
+    features: dict[str, Tensor]
+    filled: dict[str, Tensor]
+    infos: dict[str, LayerInfo]
+    moments: dict[str, LayerMoments]
+    cells: list[tuple[int, int]]
+    counts: dict[int, int]
+    reason: str | None
+
+
+def finish_pass(collector: Collector, world_size: int, device: torch.device) -> FinishedPass:
+    """Return the pass of all processes; every one of them must call this."""
+    mine = _about(collector)
+    everyone = [mine]
+    if world_size > 1:
+        everyone = [mine] * get_world_size()
+        all_gather_object(everyone, mine)
+    counts: Counter[int] = Counter()
+    infos: dict[str, tuple[LayerInfo, int]] = {}
+    for about in everyone:
+        counts.update(about["counts"])
+        infos = {**about["infos"], **infos}
+    infos = {name: infos[name] for name in max((a["infos"] for a in everyone), key=len)} | infos
+    index, samples, owner = _choose(everyone, counts, collector.store.capacity)
+    own = index[owner == mine["rank"]]
+    finished = FinishedPass(samples, {}, {}, {}, {}, [], dict(counts), _first_reason(everyone))
+    finished.cells = sorted({cell for about in everyone for cell in about["cells"]})
+    for name, (info, width) in infos.items():
+        finished.infos[name] = info
+        features, filled = _own_rows(collector, name, own, width)
+        if world_size > 1:
+            features, filled = _gather_rows(features, filled, owner, device)
+        finished.features[name], finished.filled[name] = features, filled
+        if collector.moments is not None:
+            finished.moments[name] = _moments(collector, name, width, finished.cells)
+            if world_size > 1:
+                _reduce(finished.moments[name], device)
+    return finished
+
+
+def _about(collector: Collector) -> dict[str, Any]:
+    """What the other processes must know before any features travel."""
+    slots = (collector.store.samples.labels >= 0).nonzero()[:, 0]
+    widths = collector.store.layers()
+    return {
+        "rank": collector.rank,
+        "slots": slots,
+        "samples": collector.store.samples.at(slots),
+        "counts": collector.store.counts,
+        "infos": {name: (info, widths[name]) for name, info in collector.infos.items()},
+        "cells": list(collector.moments.cells) if collector.moments is not None else [],
+        "reason": collector.reason,
+    }
+
+
+def _choose(
+    everyone: list[dict[str, Any]], counts: Counter[int], capacity: int
+) -> tuple[Tensor, Samples, Tensor]:
+    """The slots of the samples that all processes together keep, in order of class and key."""
+    slots = torch.cat([about["slots"] for about in everyone])
+    samples = everyone[0]["samples"].join(*(about["samples"] for about in everyone[1:]))
+    owner = torch.cat([torch.full_like(about["slots"], about["rank"]) for about in everyone])
+    quota = balanced_quota(torch.tensor(list(counts.values())), capacity)
+    keep = (rank_in_class(samples.keys, samples.labels) < quota).nonzero()[:, 0]
+    keep = keep[torch.argsort(samples.keys[keep], stable=True)]
+    keep = keep[torch.argsort(samples.labels[keep], stable=True)]
+    return slots[keep], samples.at(keep), owner[keep]
+
+
+def _own_rows(collector: Collector, name: str, slots: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    if name in collector.store.layers():
+        return collector.store.rows_of(name, slots)
+    return torch.zeros(len(slots), width), torch.zeros(len(slots), dtype=torch.bool)
+
+
+def _gather_rows(
+    features: Tensor, filled: Tensor, owner: Tensor, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    parts = gather_all_tensors(features.to(device))
+    masks = gather_all_tensors(filled.to(device=device, dtype=torch.uint8))
+    gathered = features.new_zeros(len(owner), features.shape[1])
+    known = torch.zeros(len(owner), dtype=torch.bool)
+    for rank, (part, mask) in enumerate(zip(parts, masks, strict=True)):
+        gathered[owner == rank] = part.cpu()
+        known[owner == rank] = mask.cpu().bool()
+    return gathered, known
+
+
+def _moments(
+    collector: Collector, name: str, width: int, cells: list[tuple[int, int]]
+) -> LayerMoments:
+    if collector.moments is not None and name in collector.moments.layers:
+        return collector.moments.arranged(name, cells)
+    zeros = torch.zeros(len(cells), dtype=torch.float64)
+    return LayerMoments(
+        zeros, zeros.new_zeros(len(cells), width), zeros.clone(), zeros.new_zeros(width, width)
+    )
+
+
+def _reduce(moments: LayerMoments, device: torch.device) -> None:
+    for name in ("counts", "sums", "squares", "moment"):
+        value = getattr(moments, name).to(device)
+        all_reduce(value)
+        setattr(moments, name, value.cpu())
+
+
+def _first_reason(everyone: list[dict[str, Any]]) -> str | None:
+    return next((about["reason"] for about in everyone if about["reason"] is not None), None)

@@ -1,0 +1,231 @@
+"""What a finished pass says, in plain containers: rows by layer, the law, pairs, the picture.
+
+Letters: N samples, C classes, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_depth.callbacks._probe.collector import INPUT
+from lightning_depth.callbacks._probe.measures import (
+    LayerSample,
+    LayerSums,
+    Measure,
+    jackknife_separation,
+    measure_sample,
+    measure_sums,
+    pairs_of,
+    spread_shares,
+)
+from lightning_depth.callbacks._probe.moments import scatter_of
+from lightning_depth.callbacks._probe.passes import FinishedPass
+from lightning_depth.functional.law import fit_separation_law
+from lightning_depth.functional.plane import class_plane
+from lightning_depth.functional.reservoir import rank_in_class
+
+__all__ = ["Question", "jackknife_pass", "pair_column", "summarise", "why_unmeasurable"]
+
+PANELS = 8
+PANEL_SAMPLES = 400
+HARDEST = 3
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be measured on a finished pass."""
+
+    measures: Sequence[Measure]
+    class_pairs: Sequence[tuple[int, int]]
+    nuisance: bool
+
+
+def pair_column(pair: tuple[int, int]) -> str:
+    """Name of the column that holds the curve of a pair of classes."""
+    return f"fisher_{pair[0]}_{pair[1]}"
+
+
+def why_unmeasurable(finished: FinishedPass) -> str | None:
+    """The sentence that says why a pass cannot be measured, None where it can."""
+    if finished.reason is not None:
+        return finished.reason
+    if not finished.counts:
+        return "no validation batch had a label"
+    if len(finished.counts) < 2:
+        return "all validation samples have the same label"
+    if max(finished.counts.values()) < 2:
+        return "no two validation samples have the same label; they look like indices"
+    if not any(name != INPUT and bool(mask.any()) for name, mask in finished.filled.items()):
+        return "the validation step runs none of the watched layers on the labelled samples"
+    return None
+
+
+def summarise(finished: FinishedPass, names: Sequence[str], question: Question) -> dict[str, Any]:
+    """Return everything that is kept of a pass.
+
+    Args:
+        finished: The pass.
+        names: Layers in order of execution, the input first where it was measured.
+        question: What to measure.
+
+    Returns:
+        Plain containers: ``rows`` (columns by layer), ``law``, ``pairs`` and ``panels``.
+    """
+    classes = sorted(finished.counts)
+    rows: dict[str, list[Any]] = {}
+    hardest = _hardest(pairs_of(_source(finished, names[-1], classes)))
+    curves: list[list[float]] = []
+    for depth, name in enumerate(names, 0 if INPUT in names else 1):
+        row, matrix = _measure_layer(finished, name, classes, question)
+        curves.append([float(matrix[first, second]) for first, second in hardest])
+        for column, value in ({"layer": name, "depth": depth} | row).items():
+            rows.setdefault(column, []).append(value)
+    return {
+        "rows": rows,
+        "law": _law(rows),
+        "pairs": [
+            _pair(classes[first], classes[second], [curve[place] for curve in curves], names)
+            for place, (first, second) in enumerate(hardest)
+        ],
+        "panels": _panels(finished, names, classes, question),
+    }
+
+
+def jackknife_pass(finished: FinishedPass, names: Sequence[str]) -> dict[str, list[float]]:
+    """Return log D of every layer on all samples, then without each group of samples in turn."""
+    classes = sorted(finished.counts)
+    found = {}
+    for name in names:
+        sample = _sample(finished, name, classes)
+        whole = measure_sample(sample, ["separation"])["separation"]
+        logs = [math.log(whole) if whole > 0 else math.nan]
+        found[name] = logs + (jackknife_separation(sample) if whole > 0 else [])
+    return found
+
+
+def _sample(finished: FinishedPass, name: str, classes: list[int]) -> LayerSample:
+    filled = finished.filled[name]
+    labels = torch.searchsorted(torch.tensor(classes), finished.samples.labels[filled])
+    places = rank_in_class(finished.samples.keys[filled], labels)
+    return LayerSample(finished.features[name][filled], labels, places, len(classes))
+
+
+def _measure_layer(
+    finished: FinishedPass, name: str, classes: list[int], question: Question
+) -> tuple[dict[str, Any], Tensor]:
+    sample = _sample(finished, name, classes)
+    info = finished.infos[name]
+    row: dict[str, Any] = {
+        "pool": info.pool,
+        "num_samples": len(sample.labels),
+        "num_features": sample.features.shape[1],
+        "projected_from": info.width if info.width > sample.features.shape[1] else 0,
+    }
+    source = _source(finished, name, classes)
+    if isinstance(source, LayerSums):
+        row["num_samples"] = int(source.scatter.counts.sum())
+        row |= measure_sums(source, sample, question.measures)
+    else:
+        row |= measure_sample(sample, question.measures)
+    matrix = pairs_of(source)
+    for pair in question.class_pairs:
+        known = all(label in classes for label in pair)
+        first, second = (classes.index(label) if known else 0 for label in pair)
+        row[pair_column(pair)] = float(matrix[first, second])
+    if question.nuisance:
+        row["label_share"], row["nuisance_share"] = _shares(finished, name, classes)
+    return row, matrix
+
+
+def _source(finished: FinishedPass, name: str, classes: list[int]) -> LayerSample | LayerSums:
+    """The sums over the whole pass where they were kept, the sample otherwise."""
+    if name not in finished.moments:
+        return _sample(finished, name, classes)
+    moments = finished.moments[name]
+    labels = torch.tensor([classes.index(label) for label, _ in finished.cells])
+    squares = moments.squares.new_zeros(len(classes)).index_add_(0, labels, moments.squares)
+    return LayerSums(scatter_of(moments, labels, len(classes)), squares)
+
+
+def _shares(finished: FinishedPass, name: str, classes: list[int]) -> tuple[float, float]:
+    if name in finished.moments:
+        moments = finished.moments[name]
+        cells = finished.cells
+        counts, sums = moments.counts, moments.sums
+        offset = sums.sum(0) / counts.sum()
+        total = float(moments.squares.sum() - counts.sum() * offset.square().sum())
+    else:
+        filled = finished.filled[name]
+        pairs = torch.stack([finished.samples.labels, finished.samples.nuisance], 1)[filled]
+        unique, index = torch.unique(pairs, dim=0, return_inverse=True)
+        cells = [(int(label), int(second)) for label, second in unique]
+        x = finished.features[name][filled].double()
+        x = x - x.mean(0)
+        counts = torch.bincount(index, minlength=len(cells)).double()
+        sums = x.new_zeros(len(cells), x.shape[1]).index_add_(0, index, x)
+        total = float(x.square().sum())
+    labels = torch.tensor([classes.index(label) for label, _ in cells])
+    return spread_shares(counts, sums, labels, total)
+
+
+def _law(rows: dict[str, list[Any]]) -> dict[str, float]:
+    if "separation" not in rows:
+        return {}
+    beyond = [place for place, depth in enumerate(rows["depth"]) if depth > 0]
+    law = fit_separation_law(
+        [rows["depth"][place] for place in beyond], [rows["separation"][place] for place in beyond]
+    )
+    return dict(law._asdict())
+
+
+def _hardest(matrix: Tensor) -> list[tuple[int, int]]:
+    """The pairs of classes, by their numbers, that are least apart."""
+    upper = torch.ones_like(matrix, dtype=torch.bool).triu(diagonal=1)
+    values = torch.where(upper, torch.nan_to_num(matrix, nan=math.inf), math.inf)
+    count = min(HARDEST, int(torch.isfinite(values).sum()))
+    places = values.flatten().argsort()[:count].tolist()
+    return [divmod(place, len(matrix)) for place in places]
+
+
+def _pair(first: int, second: int, curve: list[float], names: Sequence[str]) -> dict[str, Any]:
+    """How far apart a pair of classes is at last, and the layer that did most for it."""
+    rises = [
+        math.log(after / before) if after > 0 and before > 0 else -math.inf
+        for before, after in pairwise(curve)
+    ]
+    best = max(range(len(rises)), key=rises.__getitem__) + 1 if rises else 0
+    return {"first": first, "second": second, "fisher": curve[-1], "apart_at": names[best]}
+
+
+def _panels(
+    finished: FinishedPass, names: Sequence[str], classes: list[int], question: Question
+) -> dict[str, Any]:
+    """Coordinates of some samples in the plane of their classes, for some layers."""
+    shown = list(question.class_pairs[0]) if question.class_pairs else classes[:10]
+    labels = finished.samples.labels
+    kept = torch.isin(labels, torch.tensor(shown))
+    rank = rank_in_class(finished.samples.keys, labels)
+    kept &= rank < max(2, PANEL_SAMPLES // max(1, len(shown)))
+    for name in names:
+        kept &= finished.filled[name]
+    if int(kept.sum()) < 3 or bool((labels[kept] == labels[kept][0]).all()):
+        return {}
+    numbers = torch.searchsorted(torch.tensor(sorted(shown)), labels[kept])
+    layers = {}
+    for place in _spread_evenly(len(names), PANELS):
+        plane = class_plane(finished.features[names[place]][kept], numbers, len(shown))
+        layers[names[place]] = [[round(value, 4) for value in row] for row in plane.tolist()]
+    return {"labels": labels[kept].tolist(), "layers": layers}
+
+
+def _spread_evenly(count: int, most: int) -> list[int]:
+    if count <= most:
+        return list(range(count))
+    return sorted({round(place * (count - 1) / (most - 1)) for place in range(most)})

@@ -1,0 +1,141 @@
+"""A class-balanced sample of a pass, of bounded size: which samples, and their features by layer.
+
+Letters: M samples at hand, D features.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_depth.functional.reservoir import balanced_quota, rank_in_class
+
+__all__ = ["Plan", "SampleStore", "Samples"]
+
+
+class Samples(NamedTuple):
+    """Samples with what is known of each.
+
+    Args:
+        keys: Seeded hash of the input ``(M,)``; the smallest of each class are kept.
+        labels: Class ``(M,)``.
+        nuisance: Second label ``(M,)``, -1 where there is none.
+    """
+
+    keys: Tensor
+    labels: Tensor
+    nuisance: Tensor
+
+    def at(self, index: Tensor) -> Samples:
+        """The samples at some places."""
+        return Samples(*(value[index] for value in self))
+
+    def join(self, *others: Samples) -> Samples:
+        """These samples and others after them."""
+        return Samples(*(torch.cat(parts) for parts in zip(self, *others, strict=True)))
+
+
+class Plan(NamedTuple):
+    """Which rows of a batch are kept, and where.
+
+    Args:
+        rows: Rows of the batch ``(M,)``.
+        slots: Rows of the store ``(M,)``.
+    """
+
+    rows: Tensor
+    slots: Tensor
+
+
+class SampleStore:
+    """Features of a class-balanced sample, one buffer a layer.
+
+    Args:
+        capacity: Samples kept at most, unless there are more classes than that.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        none = torch.zeros(0, dtype=torch.long)
+        self._samples = Samples(none, none, none)
+        self._seen: Counter[int] = Counter()
+        self._buffers: dict[str, Tensor] = {}
+        self._filled: dict[str, Tensor] = {}
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """Samples of each class that were seen."""
+        return dict(self._seen)
+
+    @property
+    def samples(self) -> Samples:
+        """The samples kept, in order of their slots; a free slot has the label -1."""
+        return self._samples
+
+    def plan(self, arriving: Samples) -> Plan:
+        """Choose among the samples kept and those of a batch; call ``put`` for each layer next."""
+        self._seen.update(arriving.labels.tolist())
+        quota = balanced_quota(torch.tensor(list(self._seen.values())), self.capacity)
+        kept = self._samples.labels >= 0
+        old = kept.nonzero()[:, 0]
+        both = self._samples.at(old).join(arriving)
+        stays = rank_in_class(both.keys, both.labels) < quota
+        self._samples.labels[old[~stays[: len(old)]]] = -1
+        rows = stays[len(old) :].nonzero()[:, 0]
+        free = (self._samples.labels < 0).nonzero()[:, 0]
+        fresh = torch.arange(max(0, len(rows) - len(free))) + len(self._samples.labels)
+        slots = torch.cat([free[: len(rows)], fresh])
+        self._write(slots, arriving.at(rows))
+        return Plan(rows, slots)
+
+    def put(self, layer: str, features: Tensor, slots: Tensor) -> None:
+        """Keep the features of planned rows at one layer.
+
+        Args:
+            layer: Name of the layer.
+            features: ``(M, D)``, in the order of the plan.
+            slots: Where, ``(M,)``.
+        """
+        buffer = self._buffers.get(layer)
+        if buffer is None or len(buffer) < len(self._samples.labels):
+            self._buffers[layer] = buffer = _grown(buffer, len(self._samples.labels), features)
+            self._filled[layer] = _grown_mask(self._filled.get(layer), len(buffer))
+        buffer[slots] = features.to(device="cpu", dtype=buffer.dtype)
+        self._filled[layer][slots] = True
+
+    def rows_of(self, layer: str, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of a layer at some slots and whether each was measured."""
+        return self._buffers[layer][slots], self._filled[layer][slots]
+
+    def layers(self) -> dict[str, int]:
+        """The layers that were measured and how wide they are."""
+        return {name: buffer.shape[1] for name, buffer in self._buffers.items()}
+
+    def _write(self, slots: Tensor, samples: Samples) -> None:
+        grow = int(slots.max()) + 1 - len(self._samples.labels) if len(slots) else 0
+        if grow > 0:
+            blank = torch.full((grow,), -1)
+            self._samples = self._samples.join(Samples(blank, blank, blank))
+        for mine, theirs in zip(self._samples, samples, strict=True):
+            mine[slots] = theirs
+        for filled in self._filled.values():
+            filled[slots[slots < len(filled)]] = False
+
+
+def _grown(buffer: Tensor | None, needed: int, like: Tensor) -> Tensor:
+    size = max(needed, 64, 2 * len(buffer) if buffer is not None else 0)
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    grown = torch.zeros(size, like.shape[1], dtype=dtype)
+    if buffer is not None:
+        grown[: len(buffer)] = buffer
+    return grown
+
+
+def _grown_mask(mask: Tensor | None, size: int) -> Tensor:
+    grown = torch.zeros(size, dtype=torch.bool)
+    if mask is not None:
+        grown[: len(mask)] = mask
+    return grown

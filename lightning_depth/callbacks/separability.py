@@ -1,0 +1,412 @@
+"""Class separability layer by layer, measured on the validation pass that happens anyway.
+
+The picture behind it is the best known of why depth helps: classes that lie on top of each other
+at the input come apart layer by layer (Alain and Bengio 2016, arXiv 1610.01644; He and Su 2022,
+arXiv 2210.17020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data.distributed import DistributedSampler
+
+from lightning_depth.callbacks._base import DepthCallback, OnFinding
+from lightning_depth.callbacks._probe.batches import LabelReader
+from lightning_depth.callbacks._probe.collector import Collector, ProbeOptions
+from lightning_depth.callbacks._probe.features import Pool
+from lightning_depth.callbacks._probe.figures import draw_panels, draw_profile
+from lightning_depth.callbacks._probe.measures import MEASURES, Measure
+from lightning_depth.callbacks._probe.passes import FinishedPass, finish_pass
+from lightning_depth.callbacks._probe.results import (
+    Question,
+    jackknife_pass,
+    pair_column,
+    summarise,
+    why_unmeasurable,
+)
+from lightning_depth.callbacks._probe.verdicts import find_idle
+from lightning_depth.errors import MisuseError, check_choice, check_count, invalid
+from lightning_depth.findings import Finding
+from lightning_depth.layers import Granularity, Layer, select_layers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["LayerSeparabilityProbe"]
+
+
+class LayerSeparabilityProbe(DepthCallback):
+    """Measure how well each layer separates the classes, without an extra forward pass.
+
+    Every block of any LightningModule is watched during validation, and the flattened input as
+    layer 0. Per layer: the separation D of He and Su (2022, arXiv 2210.17020), the Fisher ratio,
+    the accuracy of a linear probe. Over the layers: the law of data separation, the pairs of
+    classes that are hardest, and, at the end of training, blocks that add nothing (IDLE).
+
+    Args:
+        granularity: "block" for blocks, "leaf" for every module that owns weights.
+        include: Glob patterns of the layers to watch; all by default.
+        exclude: Glob patterns of layers to leave out.
+        every_n_epochs: Measure in the validations of each n-th epoch.
+        max_samples: Validation samples measured, a seeded class-balanced choice; None measures
+            all of them, by sums that need no more memory for more samples.
+        max_features: Wider layers are projected to this width by a sparse seeded projection.
+        measures: Any of "separation", "fisher", "linear_probe", "collapse" (NC1), "knn",
+            "effective_rank".
+        class_pairs: Pairs of labels whose own Fisher curve is kept, as in ``[(4, 9)]``.
+        labels: Where a batch holds the labels: a key, a place, or a callable that is handed the
+            batch; default: ``(x, y)`` and usual names.
+        nuisance: Where a batch holds a second label, say the speaker; the share of the variance
+            that it has within a class is kept beside that of the classes.
+        pool: How maps and tokens become one row a sample: "mean" over positions, "class_token"
+            (the first token), "flatten", or a callable.
+        dataloader_idx: Number of the validation loader that is measured.
+        seed: Which samples and which projection.
+        log_layers: Whether every layer's measures are logged too.
+        prefix: First part of the logged keys.
+        on_finding: What happens when something is found, see ``DepthCallback``.
+
+    Raises:
+        ConfigurationError: An argument cannot be used as given, or a pattern matches no layer.
+
+    Example:
+        >>> probe = LayerSeparabilityProbe(class_pairs=[(4, 9)])
+        >>> probe.max_samples
+        2000
+    """
+
+    def __init__(
+        self,
+        granularity: Granularity = "block",
+        include: str | Sequence[str] | None = None,
+        exclude: str | Sequence[str] | None = None,
+        every_n_epochs: int = 1,
+        max_samples: int | None = 2000,
+        max_features: int = 512,
+        measures: Sequence[Measure] = ("separation", "fisher", "linear_probe"),
+        class_pairs: Sequence[tuple[int, int]] = (),
+        *,
+        labels: str | int | LabelReader | None = None,
+        nuisance: str | int | LabelReader | None = None,
+        pool: Pool = "mean",
+        dataloader_idx: int = 0,
+        seed: int = 0,
+        log_layers: bool = False,
+        prefix: str = "separability",
+        on_finding: OnFinding = "warn",
+    ) -> None:
+        super().__init__(prefix=prefix, on_finding=on_finding)
+        check_choice("granularity", granularity, ("block", "leaf"))
+        self.granularity = granularity
+        self.include = include
+        self.exclude = exclude
+        self.every_n_epochs = check_count("every_n_epochs", every_n_epochs)
+        self.max_samples = (
+            None if max_samples is None else check_count("max_samples", max_samples, 4)
+        )
+        self.max_features = check_count("max_features", max_features)
+        self.measures = _check_measures(measures)
+        self.class_pairs = _check_pairs(class_pairs)
+        self.labels = labels
+        self.nuisance = nuisance
+        if not callable(pool):
+            check_choice("pool", pool, ("mean", "class_token", "flatten"))
+        self.pool = pool
+        self.dataloader_idx = check_count("dataloader_idx", dataloader_idx, 0)
+        self.seed = seed
+        self.log_layers = log_layers
+        self._collector: Collector | None = None
+        self._layers: list[Layer] = []
+        self._stance: Any = None
+        self._last: FinishedPass | None = None
+        self._told = False
+        self._laws: list[dict[str, float]] = []
+        self._pairs: list[dict[str, Any]] = []
+        self._panels: dict[str, Any] = {}
+        self._names: list[str] = []
+        self._jackknife: dict[str, list[float]] = {}
+        self._reason: str | None = None
+
+    # What users read.
+
+    @property
+    def laws(self) -> list[dict[str, float]]:
+        """The law of data separation of each pass: epoch, step, decay ratio, R², layers."""
+        self._check_ran("laws")
+        return [dict(law) for law in self._laws]
+
+    @property
+    def hardest_pairs(self) -> list[dict[str, Any]]:
+        """The pairs of classes least apart at the last layer of the last pass, hardest first."""
+        self._check_ran("hardest_pairs")
+        return [dict(pair) for pair in self._pairs]
+
+    def plot(self) -> tuple[Figure, Axes]:
+        """Draw each measure over depth, from the first to the last pass.
+
+        Returns:
+            The figure and its axes, one a measure.
+        """
+        figure, axes = draw_profile(self._measured(), self._laws[-1], self._columns())
+        return figure, axes  # type: ignore[return-value] # as torchmetrics does: several
+
+    def plot_classes(self) -> Figure:
+        """Draw the classes of the last pass in the plane, layer by layer.
+
+        With ``class_pairs`` it is the first pair that is shown.
+
+        Returns:
+            The figure.
+        """
+        self._measured()
+        if not self._panels:
+            raise MisuseError("The last pass had too few samples of two classes to draw.")
+        return draw_panels(self._panels)
+
+    # Hooks.
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse patterns that match nothing before any training."""
+        self._select(pl_module)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hang the hooks on the layers."""
+        if self._is_due(trainer):
+            self._open(trainer, pl_module)
+
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Read the labels."""
+        if self._collector is not None and dataloader_idx == self.dataloader_idx:
+            self._collector.begin(batch)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Close the batch."""
+        if self._collector is not None:
+            self._collector.end()
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure what the pass left."""
+        if self._collector is not None:
+            collector = self._collector
+            self._detach()
+            self._measure(trainer, pl_module, collector)
+
+    # What the base asks for.
+
+    def _conclude(self, trainer: pl.Trainer) -> list[Finding]:
+        if not self._jackknife and self._last is not None:
+            self._jackknife = jackknife_pass(self._last, self._names)
+        found = find_idle(self._jackknife, self._names)
+        self._last = None
+        return list(trainer.strategy.broadcast(found))
+
+    def _summary(self) -> str:
+        if self._reason:
+            return f"LayerSeparabilityProbe measured nothing: {self._reason}."
+        if not self._laws:
+            return "LayerSeparabilityProbe measured nothing: no validation pass was due."
+        law = self._laws[-1]
+        return (
+            f"Each layer changes the separation of the classes by x{law['decay_ratio']:.2f} "
+            f"(R² {law['r_squared']:.2f}, {law['num_layers']:.0f} layers)."
+        )
+
+    def _detach(self) -> None:
+        if self._collector is not None:
+            self._collector.close()
+            self._collector = None
+        if self._stance is not None:
+            self._stance.__exit__(None, None, None)
+            self._stance = None
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._laws, self._pairs, self._names = [], [], []
+        self._panels, self._jackknife = {}, {}
+        self._reason, self._last, self._told = None, None, False
+
+    def _extra_state(self) -> dict[str, Any]:
+        return {
+            "laws": [dict(law) for law in self._laws],
+            "pairs": [dict(pair) for pair in self._pairs],
+            "panels": self._panels,
+            "names": list(self._names),
+            "jackknife": {name: list(logs) for name, logs in self._jackknife.items()},
+            "reason": self._reason,
+        }
+
+    def _load_extra_state(self, state: Mapping[str, Any]) -> None:
+        self._laws = [dict(law) for law in state["laws"]]
+        self._pairs = [dict(pair) for pair in state["pairs"]]
+        self._panels = dict(state["panels"])
+        self._names = list(state["names"])
+        self._jackknife = {name: list(logs) for name, logs in state["jackknife"].items()}
+        self._reason = state["reason"]
+
+    # Inside.
+
+    def _select(self, pl_module: pl.LightningModule) -> list[Layer]:
+        return select_layers(pl_module, self.granularity, self.include, self.exclude)
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        if trainer.sanity_checking:
+            return False
+        fitting = trainer.state.fn == "fit"
+        return not fitting or (trainer.current_epoch + 1) % self.every_n_epochs == 0
+
+    def _open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        options = ProbeOptions(
+            self.max_samples, self.max_features, self.pool, self.labels, self.nuisance, self.seed
+        )
+        unique = _num_unique(trainer, self.dataloader_idx)
+        self._collector = Collector(
+            self._select(pl_module), pl_module, options, trainer.global_rank, unique
+        )
+        self._collector.open()
+        # hooks hung on a model that has already been compiled and run would never fire
+        self._stance = torch.compiler.set_stance("force_eager")
+
+    def _measure(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, collector: Collector
+    ) -> None:
+        finished = finish_pass(collector, trainer.world_size, pl_module.device)
+        result: dict[str, Any] = {}
+        if trainer.is_global_zero:
+            result = self._evaluate(trainer, finished)
+        result = trainer.strategy.broadcast(result)
+        if reason := result.get("reason"):
+            self._give_up(reason)
+            return
+        self._reason = None
+        self._keep_result(trainer, result)
+        self._log(pl_module, self._scalars(result), epoch_end=True)
+        self._log_figure(trainer, "profile", self._draw_all)
+
+    def _evaluate(self, trainer: pl.Trainer, finished: FinishedPass) -> dict[str, Any]:
+        if reason := why_unmeasurable(finished):
+            return {"reason": reason}
+        names = [name for name, mask in finished.filled.items() if bool(mask.any())]
+        question = Question(self.measures, self.class_pairs, self.nuisance is not None)
+        result = summarise(finished, names, question)
+        self._last = finished
+        result["jackknife"] = jackknife_pass(finished, names) if _is_last(trainer) else {}
+        return result
+
+    def _keep_result(self, trainer: pl.Trainer, result: Mapping[str, Any]) -> None:
+        when = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        repeated = _num_repeated(trainer, self.dataloader_idx)
+        self._history.append(**when, **result["rows"], repeated=repeated)
+        self._laws.append({**when, **result["law"]})
+        self._pairs = result["pairs"]
+        self._panels = result["panels"]
+        self._names = result["rows"]["layer"]
+        self._jackknife = result["jackknife"]
+
+    def _give_up(self, reason: str) -> None:
+        self._reason = reason
+        if not self._told:
+            self._told = True
+            rank_zero_warn(f"LayerSeparabilityProbe measures nothing: {reason}.")
+
+    def _scalars(self, result: Mapping[str, Any]) -> dict[str, float]:
+        rows, law = result["rows"], result["law"]
+        scalars: dict[str, float] = {name: rows[name][-1] for name in self.measures}
+        if law:
+            scalars |= {"decay_ratio": law["decay_ratio"], "r_squared": law["r_squared"]}
+        if self.log_layers:
+            scalars |= {
+                f"{name}/{layer}": value
+                for name in self.measures
+                for layer, value in zip(rows["layer"], rows[name], strict=True)
+            }
+        return scalars
+
+    def _columns(self) -> list[str]:
+        return [*self.measures, *(pair_column(pair) for pair in self.class_pairs)]
+
+    def _measured(self) -> dict[str, list[Any]]:
+        table = self.history
+        if not table:
+            raise MisuseError(f"There is nothing to draw: {self._summary()}")
+        return table
+
+    def _draw_all(self) -> Figure:
+        panels = self._panels or None
+        return draw_profile(self._measured(), self._laws[-1], self._columns(), panels)[0]
+
+
+def _check_measures(measures: Sequence[Measure]) -> tuple[Measure, ...]:
+    for name in measures:
+        check_choice("measures", name, MEASURES)
+    return tuple(measures)
+
+
+def _check_pairs(pairs: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    found = []
+    for pair in pairs:
+        try:
+            first, second = (int(label) for label in pair)
+        except (TypeError, ValueError):
+            raise invalid("class_pairs", "pairs of labels, as in [(4, 9)]", pairs) from None
+        if first == second:
+            raise invalid("class_pairs", "pairs of two different labels", pairs)
+        found.append((first, second))
+    return tuple(found)
+
+
+def _is_last(trainer: pl.Trainer) -> bool:
+    """Whether no later validation pass is to be expected."""
+    last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs > 0
+    return bool(last or trainer.should_stop)
+
+
+def _sampler(trainer: pl.Trainer, dataloader_idx: int) -> Any:
+    loaders = trainer.val_dataloaders
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    if isinstance(loaders, Sequence):
+        loaders = loaders[dataloader_idx] if dataloader_idx < len(loaders) else None
+    batch_sampler = getattr(loaders, "batch_sampler", None)
+    return getattr(batch_sampler, "sampler", getattr(loaders, "sampler", None))
+
+
+def _num_unique(trainer: pl.Trainer, dataloader_idx: int) -> int | None:
+    """Samples of this process that are not repetitions; None where that cannot be known.
+
+    torch's DistributedSampler fills up with samples from the start of its order, so that all
+    processes have as many.
+    """
+    sampler = _sampler(trainer, dataloader_idx)
+    if not isinstance(sampler, DistributedSampler) or sampler.drop_last:
+        return None
+    size = len(sampler.dataset)  # type: ignore[arg-type] # a sampler of no length has none
+    return max(0, -(-(size - sampler.rank) // sampler.num_replicas))
+
+
+def _num_repeated(trainer: pl.Trainer, dataloader_idx: int) -> int:
+    """How many samples may count twice, at most."""
+    sampler = _sampler(trainer, dataloader_idx)
+    if trainer.world_size == 1 or isinstance(sampler, DistributedSampler):
+        return 0
+    return trainer.world_size - 1

@@ -1,0 +1,115 @@
+"""The law of data separation: a straight line through log D over depth, and where it ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+__all__ = ["Gain", "SeparationLaw", "fit_separation_law", "separation_gain"]
+
+
+class SeparationLaw(NamedTuple):
+    """Straight line through the logarithm of the separation over depth.
+
+    Args:
+        decay_ratio: Factor by which D changes from one layer to the next; below 1 every layer
+            helps.
+        r_squared: Share of the variance of log D that the line explains.
+        intercept: Logarithm of D that the line has at depth 0.
+        num_layers: Layers that went into it.
+
+    Example:
+        >>> SeparationLaw(0.5, 1.0, 0.0, 3).decay_ratio
+        0.5
+    """
+
+    decay_ratio: float
+    r_squared: float
+    intercept: float
+    num_layers: int
+
+
+def fit_separation_law(depths: Sequence[float], separations: Sequence[float]) -> SeparationLaw:
+    r"""Fit :math:`D_l = \rho^l D_0` by least squares on the logarithm.
+
+    He and Su, "A law of data separation in deep learning" (2022, arXiv 2210.17020).
+
+    Args:
+        depths: Depth of each layer.
+        separations: Data separation at each layer; layers where it is not a positive number are
+            left out.
+
+    Returns:
+        The line, all NaN with fewer than three layers.
+
+    Example:
+        >>> law = fit_separation_law([1, 2, 3, 4], [8.0, 4.0, 2.0, 1.0])
+        >>> round(law.decay_ratio, 6), round(law.r_squared, 6)
+        (0.5, 1.0)
+    """
+    points = [
+        (float(depth), math.log(value))
+        for depth, value in zip(depths, separations, strict=True)
+        if math.isfinite(value) and value > 0
+    ]
+    if len(points) < 3:
+        return SeparationLaw(math.nan, math.nan, math.nan, len(points))
+    mean_x = math.fsum(x for x, _ in points) / len(points)
+    mean_y = math.fsum(y for _, y in points) / len(points)
+    spread_x = math.fsum((x - mean_x) ** 2 for x, _ in points)
+    spread_y = math.fsum((y - mean_y) ** 2 for _, y in points)
+    slope = math.fsum((x - mean_x) * (y - mean_y) for x, y in points) / spread_x
+    r_squared = slope**2 * spread_x / spread_y if spread_y > 0 else math.nan
+    return SeparationLaw(math.exp(slope), r_squared, mean_y - slope * mean_x, len(points))
+
+
+class Gain(NamedTuple):
+    """How much a layer lowers the logarithm of the separation, and how sure that is.
+
+    Args:
+        gain: Fall of log D against the layer before; negative where the layer makes it worse.
+        error: Standard error of the gain, from a jackknife over the samples.
+        probability: Probability that the gain is below what counts as one.
+
+    Example:
+        >>> Gain(0.5, 0.1, 0.0).gain
+        0.5
+    """
+
+    gain: float
+    error: float
+    probability: float
+
+
+def separation_gain(
+    before: Sequence[float], after: Sequence[float], minimum: float, full: tuple[float, float]
+) -> Gain:
+    """Return the fall of log D from one layer to another with its jackknife standard error.
+
+    The same samples are left out at both layers, so that what they share cancels.
+
+    Args:
+        before: log D at the first layer without each group of samples.
+        after: log D at the second layer without the same groups.
+        minimum: Fall of log D that counts as a gain.
+        full: log D of both layers with all samples.
+
+    Returns:
+        The gain.
+
+    Example:
+        >>> gain = separation_gain([2.0, 2.1, 1.9], [1.0, 1.1, 0.9], 0.05, (2.0, 1.0))
+        >>> round(gain.gain, 6), round(gain.error, 6), round(gain.probability, 6)
+        (1.0, 0.0, 0.0)
+    """
+    differences = [first - second for first, second in zip(before, after, strict=True)]
+    count, gain = len(differences), full[0] - full[1]
+    mean = math.fsum(differences) / count
+    variance = (count - 1) / count * math.fsum((value - mean) ** 2 for value in differences)
+    error = math.sqrt(variance)
+    if error > 1e-12:
+        probability = 0.5 * (1 + math.erf((minimum - gain) / (error * math.sqrt(2))))
+    else:
+        probability = math.nan if math.isnan(gain) else float(gain < minimum)
+    return Gain(gain, error, probability)
