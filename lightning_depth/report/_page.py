@@ -84,7 +84,12 @@ def build_page(result: StudyResult) -> Page:
     return Page(
         name=str(study["name"]),
         question=str(study.get("question") or study["name"]),
-        answer=answer([claim.verdict for claim in result.claims], len(failed), len(result.trials)),
+        answer=answer(
+            [claim.verdict for claim in result.claims],
+            num_failed=len(failed),
+            num_trials=len(result.trials),
+            num_planned=len(study.get("trials") or result.trials),
+        ),
         verdicts=tuple(verdict(claim, number) for number, claim in enumerate(result.claims)),
         rows=tuple(_row(row) for row in result.table),
         figures=tuple(figure for figure in figures if figure is not None),

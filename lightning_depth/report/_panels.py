@@ -120,7 +120,8 @@ def gradient_map(grid: Grid, limits: tuple[float, float]) -> str:
     A gradient of exactly zero takes the lowest color; a place without a number stays empty.
     """
     shown = np.ma.masked_invalid(np.where(grid.values == 0, limits[0], grid.values))
-    with panel(440, 236) as (figure, axes):
+    height = min(236, 96 + 14 * len(grid.depths))  # few layers need no tall map
+    with panel(440, height) as (figure, axes):
         axes.set_facecolor(EMPTY)
         axes.grid(visible=False)
         axes.pcolormesh(_edges(grid.steps), _edges(grid.depths), shown, **_log_color(limits))

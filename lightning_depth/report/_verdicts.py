@@ -31,7 +31,7 @@ class Verdict:
     caption: str
 
 
-def answer(words: Sequence[str], num_failed: int, num_trials: int) -> str:
+def answer(words: Sequence[str], num_failed: int, num_trials: int, num_planned: int) -> str:
     """Return the first sentence of the page: how many claims came out how."""
     counts = Counter(words)
     if not words:
@@ -47,7 +47,9 @@ def answer(words: Sequence[str], num_failed: int, num_trials: int) -> str:
         parts = [f"{counts[word]} {word}" for word in WORDS if counts[word]]
         sentence = f"Of {len(words)} claims: {join(parts)}."
     if num_failed:
-        sentence += f" {num_failed} of {num_trials} runs failed and are left out."
+        sentence += f" {num_failed} of {num_planned} runs failed and are left out."
+    if num_trials < num_planned:
+        sentence += f" {num_planned - num_trials} of {num_planned} runs are still to be made."
     return sentence
 
 

@@ -77,7 +77,14 @@ def test_claim_without_a_pair_of_runs_has_no_numbers() -> None:
     ],
 )
 def test_first_sentence_counts_the_verdicts(words: list[str], sentence: str) -> None:
-    assert answer(words, 0, 3) == sentence
+    assert answer(words, 0, 3, 3) == sentence
+
+
+def test_first_sentence_says_what_is_missing() -> None:
+    assert answer(["supported"], 1, 4, 6) == (
+        "The claim is supported. 1 of 6 runs failed and are left out. "
+        "2 of 6 runs are still to be made."
+    )
 
 
 def _study(findings: dict[int, list[dict[str, Any]]]) -> StudyResult:
