@@ -7,16 +7,24 @@ verdict of all of them, and ``findings.json`` beside the logs holds the same.
 
 from lightning_depth.callbacks._base import FindingError, FindingWarning
 from lightning_depth.callbacks._criteria import GL, PQ, UP, AllOf, AnyOf, StoppingCriterion
+from lightning_depth.callbacks.activations import ActivationMonitor
 from lightning_depth.callbacks.early_stopping import EarlyStopping
 from lightning_depth.callbacks.gradient_flow import GradientFlowMonitor
 from lightning_depth.callbacks.separability import LayerSeparabilityProbe
-from lightning_depth.callbacks.snapshots import GradientSnapshot, measure_gradients
+from lightning_depth.callbacks.snapshots import (
+    ActivationSnapshot,
+    GradientSnapshot,
+    measure_activations,
+    measure_gradients,
+)
 from lightning_depth.callbacks.training_error import TrainingErrorMonitor
 
 __all__ = [
     "GL",
     "PQ",
     "UP",
+    "ActivationMonitor",
+    "ActivationSnapshot",
     "AllOf",
     "AnyOf",
     "EarlyStopping",
@@ -27,5 +35,6 @@ __all__ = [
     "LayerSeparabilityProbe",
     "StoppingCriterion",
     "TrainingErrorMonitor",
+    "measure_activations",
     "measure_gradients",
 ]

@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_depth.layers import Layer, order_by_execution
 
-__all__ = ["ExecutionOrder"]
+__all__ = ["ExecutionOrder", "is_compiled"]
 
 
 class ExecutionOrder:
@@ -27,7 +27,7 @@ class ExecutionOrder:
         self._layers = list(layers)
         self._executed: list[str] = []
         self._handles: list[RemovableHandle] = []
-        if not any(_is_compiled(module) for module in model.modules()):
+        if not any(is_compiled(module) for module in model.modules()):
             self._handles = [
                 layer.module.register_forward_pre_hook(_Note(self._executed, layer.name))
                 for layer in layers
@@ -56,5 +56,6 @@ class _Note:
         self._executed.append(self._name)
 
 
-def _is_compiled(module: nn.Module) -> bool:
+def is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile was applied to a module, in place or by wrapping it."""
     return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")

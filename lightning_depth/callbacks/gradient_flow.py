@@ -22,6 +22,7 @@ from lightning_depth.callbacks._gradients import GradientTable
 from lightning_depth.callbacks._heatmap import draw_heatmap
 from lightning_depth.callbacks._history import History
 from lightning_depth.callbacks._order import ExecutionOrder
+from lightning_depth.callbacks._pace import next_due, step_of, steps_between
 from lightning_depth.callbacks._scope import Counts, Record, Scope
 from lightning_depth.callbacks._sharding import read_sharding
 from lightning_depth.callbacks._streaks import Streaks
@@ -47,8 +48,6 @@ _TOTAL_COLUMNS = (
     "first_to_last",
     "update_to_weight",
 )
-_PACE = 50
-"""Steps between measurements where the Trainer logs nothing."""
 _FEW = ("norm", "clipped_norm", "shrink_per_layer")
 """What is logged of each of several optimizers."""
 
@@ -171,7 +170,7 @@ class GradientFlowMonitor(DepthCallback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Read the gradients, at steps that are due."""
-        step: int = trainer.fit_loop.epoch_loop._batches_that_stepped
+        step = step_of(trainer)
         if step >= self._due.get(id(optimizer), 0):
             self._measure(trainer, pl_module, optimizer, step)
 
@@ -189,12 +188,12 @@ class GradientFlowMonitor(DepthCallback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer, step: int
     ) -> None:
         scope = self._scopes.get(id(optimizer)) or self._enter(trainer, pl_module, optimizer)
-        pace = self.every_n_steps or int(getattr(trainer, "log_every_n_steps", 0)) or _PACE
+        pace = steps_between(trainer, self.every_n_steps)
         begun = scope.counts.measured > self.patience
         if begun and (step + 1) % pace:  # a resumed run meets its optimizer at any step
-            self._due[id(optimizer)] = _next_due(step, pace)
+            self._due[id(optimizer)] = next_due(step, pace)
             return
-        self._due[id(optimizer)] = _next_due(step, pace) if begun else step + 1
+        self._due[id(optimizer)] = next_due(step, pace) if begun else step + 1
         records = scope.read(trainer, optimizer, step)
         if records is None:
             return
@@ -305,8 +304,3 @@ class GradientFlowMonitor(DepthCallback):
         self._totals.load_state_dict(state["totals"])
         self._streaks.load_state_dict(state["streaks"])
         self._counts = {place: Counts(**counts) for place, counts in state["counts"].items()}
-
-
-def _next_due(step: int, pace: int) -> int:
-    """Return the next step at whose end Lightning writes a row."""
-    return (step + 1) // pace * pace + pace - 1

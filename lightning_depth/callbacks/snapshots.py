@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from lightning_depth.callbacks._activity import Recorder
+from lightning_depth.callbacks._activity_findings import (
+    DEFAULT_TAU,
+    Window,
+    judge_activity,
+    read_layers,
+)
+from lightning_depth.callbacks._activity_host import bring
 from lightning_depth.callbacks._flow import judge, read_flow
 from lightning_depth.callbacks._gradients import GradientTable
 from lightning_depth.callbacks._scope import plain_gradient
 from lightning_depth.callbacks._sharding import Sharding
 from lightning_depth.errors import MisuseError
 from lightning_depth.findings import Finding, rank_findings
-from lightning_depth.layers import Granularity, select_layers
+from lightning_depth.layers import Granularity, order_by_execution, select_layers
 
-__all__ = ["GradientSnapshot", "measure_gradients"]
+__all__ = [
+    "ActivationSnapshot",
+    "GradientSnapshot",
+    "measure_activations",
+    "measure_gradients",
+]
 
 
 @dataclass(frozen=True)
@@ -96,4 +109,65 @@ def measure_gradients(
         shrink_per_layer=flow.trend.shrink_per_layer,
         first_to_last=flow.trend.first_to_last,
         findings=tuple(rank_findings(judge(flow, None, scaled=False))),
+    )
+
+
+@dataclass(frozen=True)
+class ActivationSnapshot:
+    """What one forward pass showed of the layers of a model.
+
+    Args:
+        layers: One row a layer, with its name, depth, RMS of its output, shares of dead, dormant
+            and saturated units, effective rank and variety.
+        findings: What these numbers say of a network at its initialisation.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
+        >>> len(measure_activations(net, lambda: net(torch.ones(2, 4))).layers)
+        2
+    """
+
+    layers: tuple[dict[str, Any], ...]
+    findings: tuple[Finding, ...]
+
+
+def measure_activations(
+    model: nn.Module,
+    run: Callable[[], object],
+    granularity: Granularity = "block",
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+) -> ActivationSnapshot:
+    """Return what one forward pass shows of the layers of a model.
+
+    Args:
+        model: Any module that is not compiled.
+        run: Calls the module once, on a batch of the caller's choice.
+        granularity: "block" for repeated blocks, "leaf" for every module that owns weights.
+        include: Glob patterns of layers to measure; all by default.
+        exclude: Glob patterns of layers to leave out; none by default.
+
+    Returns:
+        The measurement and its findings; units are judged on this one batch.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
+        >>> rows = measure_activations(net, lambda: net(torch.ones(2, 4))).layers
+        >>> [row["layer"] for row in rows]
+        ['0', '2']
+    """
+    layers = select_layers(model, granularity, include, exclude)
+    recorder = Recorder(model, layers)
+    recorder.attach()
+    try:
+        run()
+    finally:
+        activity = recorder.detach()
+    brought, window = bring(activity), Window(min_samples=1)
+    window.add(brought)
+    ordered = order_by_execution(layers, activity.executed)
+    seen = read_layers(ordered, brought, window, tau=DEFAULT_TAU)
+    return ActivationSnapshot(
+        layers=tuple(layer.row() for layer in seen),
+        findings=tuple(rank_findings(judge_activity(seen))),
     )

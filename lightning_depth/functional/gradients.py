@@ -29,7 +29,7 @@ class GradientFlow(NamedTuple):
         decades: Powers of ten by which the fitted trend falls from the last layer to the first.
 
     Example:
-        >>> gradient_flow([1, 2, 3], [0.1, 0.2, 0.4]).first_to_last
+        >>> round(gradient_flow([1, 2, 3], [0.1, 0.2, 0.4]).first_to_last, 6)
         0.25
     """
 

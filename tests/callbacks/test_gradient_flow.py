@@ -259,7 +259,7 @@ def test_counts_are_checked(argument: str) -> None:
 
 
 def test_a_pattern_that_matches_nothing_is_told_before_training() -> None:
-    with pytest.raises(ConfigurationError, match="'net.9' matches none"):
+    with pytest.raises(ConfigurationError, match=r"'net\.9' matches none"):
         fit(Toy(), GradientFlowMonitor(include="net.9"))
 
 

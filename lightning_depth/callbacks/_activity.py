@@ -1,0 +1,178 @@
+"""Reading the activations of one batch, by hooks that live for that batch only."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_depth.callbacks._order import is_compiled
+from lightning_depth.callbacks._sites import Activation, describe_module, describe_origin, unit_axis
+from lightning_depth.functional.activations import gram_matrix, saturated_share
+from lightning_depth.layers import Layer
+
+__all__ = ["Activity", "Recorder"]
+
+Parts = dict[str, list[Tensor]]
+
+
+@dataclass
+class Activity:
+    """What one batch showed, as tensors on the device; a place is a layer and a number in it."""
+
+    samples: int = 0
+    maxima: Parts = field(default_factory=lambda: defaultdict(list))
+    """By place, the largest output of each rectified unit."""
+    means: Parts = field(default_factory=lambda: defaultdict(list))
+    """By place, the mean output of each rectified unit."""
+    saturated: Parts = field(default_factory=lambda: defaultdict(list))
+    """By place, the share of outputs near a bound."""
+    squares: Parts = field(default_factory=lambda: defaultdict(list))
+    """By layer, the mean square of its output."""
+    grams: dict[str, Tensor] = field(default_factory=dict)
+    """By layer, the inner products between the centered outputs of samples."""
+    executed: list[str] = field(default_factory=list)
+    """Layers as they ran."""
+
+
+class Recorder:
+    """Hooks on the layers of a model, and on the activations in and between them.
+
+    An activation belongs to the layer that holds it, or else to the layer whose weights ran last.
+    Compiled modules are left alone: a hook that comes after the first compiled call never runs.
+
+    Args:
+        model: The module that holds the layers.
+        layers: Its layers.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
+        hidden = {
+            id(inner)
+            for module in model.modules()
+            if is_compiled(module)
+            for inner in module.modules()
+        }
+        self._layers = [layer for layer in layers if id(layer.module) not in hidden]
+        owners = {id(m): layer.name for layer in reversed(layers) for m in layer.module.modules()}
+        modules = [module for module in model.modules() if id(module) not in hidden]
+        self._activations = [
+            (module, owners.get(id(module)), activation)
+            for module in modules
+            if (activation := describe_module(module)) is not None
+        ]
+        self._leaves = [
+            (module, owners[id(module)])
+            for module in modules
+            if id(module) in owners and next(module.parameters(recurse=False), None) is not None
+        ]
+        self._handles: list[RemovableHandle] = []
+        self._start()
+
+    def _start(self) -> None:
+        self._activity = Activity()
+        self._last: str | None = None
+        self._places: dict[str, int] = {}
+        self._seen: list[Any] = []
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether every layer is inside a compiled module."""
+        return not self._layers
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether it is recording."""
+        return bool(self._handles)
+
+    def attach(self) -> None:
+        """Begin to record."""
+        self.detach()
+        for layer in self._layers:
+            self._add(layer.module.register_forward_pre_hook(partial(self._enter, layer.name)))
+            self._add(layer.module.register_forward_hook(partial(self._leave, layer.name)))
+        for module, owner in self._leaves:
+            self._add(module.register_forward_pre_hook(self._feed))
+            self._add(module.register_forward_hook(partial(self._pass, owner)))
+        for module, owner, activation in self._activations:
+            self._add(module.register_forward_hook(partial(self._activate, owner, activation)))
+
+    def detach(self) -> Activity:
+        """Stop recording, and return what was recorded."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        activity = self._activity
+        self._start()
+        return activity
+
+    def _add(self, handle: RemovableHandle) -> None:
+        self._handles.append(handle)
+
+    def _enter(self, name: str, module: nn.Module, args: Any) -> None:
+        self._activity.executed.append(name)
+        self._places[name] = 0  # a second run in the same step meets the same places again
+
+    @torch.no_grad()
+    def _leave(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        tensor = _first_tensor(output)
+        if tensor is None or not tensor.is_floating_point() or tensor.numel() == 0:
+            return
+        activity, tensor = self._activity, tensor.detach()
+        norm = torch.linalg.vector_norm(tensor, dtype=torch.float32)
+        activity.squares[name].append(norm.square() / tensor.numel())
+        activity.samples = max(activity.samples, len(tensor) if tensor.ndim else 0)
+        if name not in activity.grams and tensor.ndim > 1:
+            activity.grams[name] = gram_matrix(tensor)
+
+    def _feed(self, module: nn.Module, args: Any) -> None:
+        tensor = _first_tensor(args)
+        origin = describe_origin(tensor) if tensor is not None else None
+        if tensor is not None and origin is not None and self._last is not None:
+            self._record(self._last, origin[0], tensor, origin[1])
+
+    def _pass(self, owner: str, module: nn.Module, args: Any, output: Any) -> None:
+        self._last = owner
+
+    def _activate(
+        self, owner: str | None, activation: Activation, module: nn.Module, args: Any, output: Any
+    ) -> None:
+        layer = owner or self._last
+        if layer is not None and isinstance(output, Tensor):
+            origin = describe_origin(output)
+            self._record(layer, activation, output, origin[1] if origin else None)
+
+    @torch.no_grad()
+    def _record(self, layer: str, activation: Activation, output: Tensor, node: Any) -> None:
+        if output.numel() == 0 or any(node is other for other in self._seen):
+            return
+        if node is not None:
+            self._seen.append(node)
+        place = f"{layer}#{self._places.get(layer, 0)}"
+        self._places[layer] = self._places.get(layer, 0) + 1
+        axis, output = unit_axis(output), output.detach()
+        others = [dim for dim in range(output.ndim) if dim != axis]
+        if activation.rectified and output.ndim > 1:
+            self._activity.maxima[place].append(output.amax(others).float())
+            self._activity.means[place].append(output.mean(others, dtype=torch.float32))
+        if activation.bounded:
+            share = saturated_share(output, activation.low, activation.high)
+            self._activity.saturated[place].append(share)
+
+
+def _first_tensor(value: Any) -> Tensor | None:
+    """The first tensor in what a module takes or returns, however it is wrapped."""
+    if isinstance(value, Tensor):
+        return value
+    parts: Iterator[Any] = iter(())
+    if isinstance(value, Mapping):
+        parts = iter(value.values())
+    elif isinstance(value, (tuple, list)):
+        parts = iter(value)
+    return next((found for part in parts if (found := _first_tensor(part)) is not None), None)

@@ -1,0 +1,231 @@
+"""What the activations of a network mean: numbers a layer, and what is found in them.
+
+Thresholds were measured on healthy networks and on planted faults (docs/calibration.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_depth.callbacks._activity_host import HostActivity
+from lightning_depth.findings import Finding, FindingKind, Severity
+from lightning_depth.functional.activations import dead_units, dormant_units
+from lightning_depth.layers import Layer
+
+__all__ = ["DEFAULT_TAU", "LayerActivity", "Window", "judge_activity", "read_layers"]
+
+HIGHEST_DEAD = 0.4
+"""Share of a layer's rectified units that are dead."""
+HIGHEST_SATURATED = 0.6
+"""Share of a layer's bounded outputs near a bound."""
+LOWEST_VARIETY = 1e-4
+"""Share of a layer's output that differs between samples."""
+LOWEST_RANK = 1.1
+"""Centered effective rank of a layer's output."""
+DEFAULT_TAU = 0.025
+"""Share of the average below which a unit is dormant, as in the paper."""
+_MARGIN = 0.05
+
+
+@dataclass(frozen=True)
+class LayerActivity:
+    """What was seen of one layer; not-a-number where it has nothing of the kind."""
+
+    layer: Layer
+    rms: float
+    dead: float
+    """Share of its rectified units that were dead over the window."""
+    dormant: float
+    """Share of its rectified units that were dormant over the window."""
+    saturated: float
+    """Share of its bounded outputs near a bound."""
+    rank: float
+    """Centered effective rank of its output."""
+    variety: float
+    """Share of the mean square of its output that differs between samples."""
+
+    def row(self) -> dict[str, Any]:
+        """Return the columns of a record."""
+        return {
+            "layer": self.layer.name,
+            "depth": self.layer.depth,
+            "rms": self.rms,
+            "dead": self.dead,
+            "dormant": self.dormant,
+            "saturated": self.saturated,
+            "effective_rank": self.rank,
+            "variety": self.variety,
+        }
+
+
+class Window:
+    """The last batches, as many as hold a number of samples.
+
+    Args:
+        min_samples: Samples below which nothing is said of a unit.
+    """
+
+    def __init__(self, min_samples: int) -> None:
+        self._min_samples = min_samples
+        self._batches: deque[HostActivity] = deque()
+
+    def add(self, activity: HostActivity) -> None:
+        """Take a batch in, and drop those that are no longer needed."""
+        self._batches.append(activity)
+        while self._total() - self._batches[0].samples >= self._min_samples:
+            self._batches.popleft()
+
+    def maxima(self) -> dict[str, Tensor]:
+        """Return the largest output of each unit; empty while there are too few samples."""
+        if self._total() < self._min_samples:
+            return {}
+        return {
+            place: torch.stack(_alike([b.maxima.get(place) for b in self._batches])).amax(0)
+            for place in self._batches[-1].maxima
+        }
+
+    def means(self) -> dict[str, Tensor]:
+        """Return the mean output of each unit; empty while there are too few samples."""
+        if self._total() < self._min_samples:
+            return {}
+        return {
+            place: torch.stack(_alike([b.means.get(place) for b in self._batches])).mean(0)
+            for place in self._batches[-1].means
+        }
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Return plain containers and tensors."""
+        return [
+            {"samples": b.samples, "maxima": dict(b.maxima), "means": dict(b.means)}
+            for b in self._batches
+        ]
+
+    def load_state_dict(self, state: Sequence[dict[str, Any]]) -> None:
+        """Take over what ``state_dict`` returned.
+
+        Args:
+            state: State of the same kind of object.
+        """
+        self._batches = deque(
+            HostActivity(b["samples"], b["maxima"], b["means"], {}, {}, {}, {}) for b in state
+        )
+
+    def _total(self) -> int:
+        return sum(batch.samples for batch in self._batches)
+
+
+def _alike(tensors: Sequence[Tensor | None]) -> list[Tensor]:
+    """Those of the last one's shape: a place may change its size with the input."""
+    last = tensors[-1]
+    return [t for t in tensors if t is not None and last is not None and t.shape == last.shape]
+
+
+def read_layers(
+    layers: Sequence[Layer], activity: HostActivity, window: Window, tau: float
+) -> list[LayerActivity]:
+    """Return what was seen of every layer that ran.
+
+    Args:
+        layers: In order of depth.
+        activity: The last batch.
+        window: The batches over which a unit is judged, the last one included.
+        tau: Share of the average below which a unit is dormant.
+    """
+    dead = {place: dead_units(maximum) for place, maximum in window.maxima().items()}
+    dormant = {place: dormant_units(mean, tau) for place, mean in window.means().items()}
+    return [
+        LayerActivity(
+            layer=layer,
+            rms=activity.rms.get(layer.name, math.nan),
+            dead=_share(layer.name, dead),
+            dormant=_share(layer.name, dormant),
+            saturated=_mean(layer.name, activity.saturated),
+            rank=activity.rank.get(layer.name, math.nan),
+            variety=activity.variety.get(layer.name, math.nan),
+        )
+        for layer in layers
+        if layer.name in activity.rms
+    ]
+
+
+def _share(layer: str, flags: dict[str, Tensor]) -> float:
+    own = [flag for place, flag in flags.items() if place.rpartition("#")[0] == layer]
+    return torch.cat(own).float().mean().item() if own else math.nan
+
+
+def _mean(layer: str, shares: dict[str, float]) -> float:
+    own = [share for place, share in shares.items() if place.rpartition("#")[0] == layer]
+    return sum(own) / len(own) if own else math.nan
+
+
+def judge_activity(layers: Sequence[LayerActivity]) -> list[Finding]:
+    """Return what one reading says, as if it were to last.
+
+    Args:
+        layers: What was seen, in order of depth.
+
+    Returns:
+        Findings without a step; the caller waits until they have lasted.
+    """
+    found = [_dead(layers), _saturated(layers), _collapsed(layers)]
+    return [finding for finding in found if finding is not None]
+
+
+def _dead(layers: Sequence[LayerActivity]) -> Finding | None:
+    bad = [layer for layer in layers if layer.dead >= HIGHEST_DEAD]
+    if not bad:
+        return None
+    worst = max(bad, key=lambda layer: layer.dead)
+    return Finding(
+        FindingKind.DEAD,
+        Severity.CRITICAL if worst.dead == 1.0 else Severity.WARNING,
+        tuple(layer.layer.name for layer in bad),
+        worst.dead,
+        HIGHEST_DEAD,
+        f"{worst.dead:.0%} of the units of {worst.layer.name} were above zero for no sample.",
+        "Lower the learning rate or warm it up, look at the biases' initialisation, normalise "
+        "before the activation, or use a leaky one.",
+    )
+
+
+def _saturated(layers: Sequence[LayerActivity]) -> Finding | None:
+    bad = [layer for layer in layers if layer.saturated >= HIGHEST_SATURATED]
+    if not bad:
+        return None
+    worst = max(bad, key=lambda layer: layer.saturated)
+    return Finding(
+        FindingKind.SATURATED,
+        Severity.WARNING,
+        tuple(layer.layer.name for layer in bad),
+        worst.saturated,
+        HIGHEST_SATURATED,
+        f"{worst.saturated:.0%} of the bounded activations of {worst.layer.name} lie within "
+        f"{_MARGIN:.0%} of a bound.",
+        "Scale the inputs and the initialisation down (Glorot), normalise before the activation, "
+        "or lower the learning rate.",
+    )
+
+
+def _collapsed(layers: Sequence[LayerActivity]) -> Finding | None:
+    bad = [layer for layer in layers if layer.variety < LOWEST_VARIETY or layer.rank < LOWEST_RANK]
+    if not bad:
+        return None
+    worst = min(bad, key=lambda layer: layer.variety)
+    return Finding(
+        FindingKind.COLLAPSED,
+        Severity.CRITICAL,
+        tuple(layer.layer.name for layer in bad),
+        worst.variety,
+        LOWEST_VARIETY,
+        f"The output of {worst.layer.name} hardly depends on its input: {worst.variety:.1g} of its "
+        f"mean square differs between samples, along {worst.rank:.2g} directions.",
+        "Look at the initialisation of that layer, normalise activations, or add a residual "
+        "connection around it.",
+    )

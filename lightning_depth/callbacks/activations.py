@@ -1,0 +1,250 @@
+"""Do the units of a network take part, and does the signal reach the last layers?
+
+Hooks are put on for the forward pass of a measured step and taken off before its backward pass,
+so that between measured steps no hook runs and recomputed activations are not counted twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lightning_depth.callbacks._activity import Activity, Recorder
+from lightning_depth.callbacks._activity_findings import (
+    DEFAULT_TAU,
+    LayerActivity,
+    Window,
+    judge_activity,
+    read_layers,
+)
+from lightning_depth.callbacks._activity_host import bring
+from lightning_depth.callbacks._base import DepthCallback, OnFinding
+from lightning_depth.callbacks._heatmap import draw_heatmap
+from lightning_depth.callbacks._history import History
+from lightning_depth.callbacks._pace import next_due, step_of, steps_between
+from lightning_depth.callbacks._streaks import Streaks
+from lightning_depth.errors import check_count, check_real
+from lightning_depth.layers import Granularity, Layer, order_by_execution, select_layers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["ActivationMonitor"]
+
+_COLUMNS = ("rms", "dead", "dormant", "saturated", "effective_rank", "variety")
+
+
+class ActivationMonitor(DepthCallback):
+    """Watches units that died, activations at their bounds, and signals that lost their variety.
+
+    A unit is dead if its rectified output was never above zero for any of at least
+    ``min_samples`` samples (Lu et al. 2019, 1903.06733), however many zeros the layer has; it is
+    dormant if its mean output is at most ``tau`` of the layer's average (Sokar et al. 2023,
+    2302.12902). Saturation counts only for bounded activations, against their own bounds. The RMS
+    and the centered effective rank of each layer's output show how the signal fares with depth.
+    Findings are DEAD, SATURATED and COLLAPSED, each after it has lasted.
+
+    Args:
+        granularity: "block" watches the repeated blocks of the network with what comes before and
+            after them; "leaf" watches every module that owns weights.
+        include: Glob patterns of layers to watch; all by default.
+        exclude: Glob patterns of layers to leave out; none by default.
+        every_n_steps: Optimizer steps from one measurement to the next; by default the Trainer's
+            ``log_every_n_steps``.
+        patience: Measurements in a row after which something counts as found.
+        on_finding: What happens then: "log" prints it, "warn" warns, "stop" ends training, "raise"
+            raises an error, a callable is handed the finding.
+        log_layers: Whether the share of dead units of every layer is logged beside the totals.
+        min_samples: Samples over which a unit must be silent to be dead; the measured batches are
+            put together until they hold as many.
+        tau: Share of its layer's average output at or below which a unit is dormant.
+        log_prefix: First part of every logged key.
+
+    Example:
+        >>> ActivationMonitor(min_samples=512).tau
+        0.025
+    """
+
+    def __init__(
+        self,
+        granularity: Granularity = "block",
+        include: str | Sequence[str] | None = None,
+        exclude: str | Sequence[str] | None = None,
+        *,
+        every_n_steps: int | None = None,
+        patience: int = 3,
+        on_finding: OnFinding = "warn",
+        log_layers: bool = False,
+        min_samples: int = 256,
+        tau: float = DEFAULT_TAU,
+        log_prefix: str = "activations",
+    ) -> None:
+        super().__init__(log_prefix, on_finding, History(_COLUMNS))
+        if every_n_steps is not None:
+            check_count("every_n_steps", every_n_steps)
+        self.granularity = granularity
+        self.include = include
+        self.exclude = exclude
+        self.every_n_steps = every_n_steps
+        self.patience = check_count("patience", patience)
+        self.log_layers = log_layers
+        self.min_samples = check_count("min_samples", min_samples)
+        self.tau = check_real("tau", tau, 0.0)
+        self._streaks = Streaks(patience)
+        self._window = Window(min_samples)
+        self._measured = 0
+        self._due = 0
+        self._step = 0
+        self._layers: list[Layer] = []
+        self._ordered = False
+        self._recorder: Recorder | None = None
+        self._activity: Activity | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the model out of copies."""
+        return {**self.__dict__, "_layers": [], "_recorder": None, "_activity": None}
+
+    def plot(self) -> tuple[Figure, Axes]:
+        """Draw the RMS of the layers' outputs by depth and step.
+
+        Returns:
+            The figure and its axes.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        table = self.history
+        return draw_heatmap(
+            table.get("step", []),
+            table.get("depth", []),
+            table.get("layer", []),
+            table.get("rms", []),
+            "RMS of the output",
+        )
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Choose the layers, so that a pattern that matches nothing is told before training."""
+        super().on_fit_start(trainer, pl_module)
+        self._layers = select_layers(pl_module, self.granularity, self.include, self.exclude)
+        self._ordered = False
+        self._recorder = Recorder(pl_module, self._layers)
+        if self._recorder.is_blind or getattr(pl_module, "_compiler_ctx", None) is not None:
+            self._recorder = None
+            rank_zero_warn(
+                "ActivationMonitor measures nothing in this run because the model is compiled, "
+                "and hooks do not run in compiled code; GradientFlowMonitor does not need them."
+            )
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Put the hooks on, at steps that are due."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        step = step_of(trainer)
+        if step >= self._due and self._recorder is not None:
+            self._step = step
+            self._recorder.attach()
+
+    def on_before_backward(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
+    ) -> None:
+        """Take the hooks off before activations are recomputed."""
+        super().on_before_backward(trainer, pl_module, loss)
+        self._take()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Read what was recorded."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._take()
+        activity, self._activity = self._activity, None
+        if activity is not None:
+            self._measure(trainer, pl_module, activity)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log one figure an epoch."""
+        super().on_train_epoch_end(trainer, pl_module)
+        self._log_figure(trainer)
+
+    def _take(self) -> None:
+        if self._recorder is not None and self._recorder.is_attached:
+            self._activity = self._recorder.detach()
+
+    def _measure(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, activity: Activity
+    ) -> None:
+        step, pace = self._step, steps_between(trainer, self.every_n_steps)
+        self._due = next_due(step, pace) if self._measured >= self.patience else step + 1
+        self._measured += 1
+        if not self._ordered:
+            self._layers, self._ordered = order_by_execution(self._layers, activity.executed), True
+        brought = bring(activity, ranks=trainer.world_size)
+        self._window.add(brought)
+        layers = read_layers(self._layers, brought, self._window, self.tau)
+        self._keep_record(step, trainer.current_epoch, layers)
+        for finding in self._streaks.confirm("", step, judge_activity(layers)):
+            self._add_finding(trainer, finding)
+        self._log(pl_module, self._scalars(layers))
+
+    def _keep_record(self, step: int, epoch: int, layers: Sequence[LayerActivity]) -> None:
+        if layers:
+            rows = [layer.row() for layer in layers]
+            columns = {name: tuple(row[name] for row in rows) for name in rows[0]}
+            self._history.append(step=step, epoch=epoch, **columns)
+
+    def _scalars(self, layers: Sequence[LayerActivity]) -> dict[str, float]:
+        """Return what is logged: the worst layer of each kind, and every layer if asked for."""
+        columns = {
+            "dead": [layer.dead for layer in layers],
+            "dormant": [layer.dormant for layer in layers],
+            "saturated": [layer.saturated for layer in layers],
+            "effective_rank": [-layer.rank for layer in layers],
+        }
+        scalars = {
+            key: abs(max(known))
+            for key, values in columns.items()
+            if (known := [value for value in values if math.isfinite(value)])
+        }
+        if self.log_layers:
+            scalars |= {
+                f"dead/{layer.layer.name}": layer.dead
+                for layer in layers
+                if math.isfinite(layer.dead)
+            }
+        return scalars
+
+    def _detach(self) -> None:
+        if self._recorder is not None:
+            self._recorder.detach()
+        self._recorder, self._activity, self._layers = None, None, []
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._streaks = Streaks(self.patience)
+        self._window = Window(self.min_samples)
+        self._measured = self._due = 0
+
+    def _extra_state(self) -> dict[str, Any]:
+        return {
+            "streaks": self._streaks.state_dict(),
+            "window": self._window.state_dict(),
+            "measured": self._measured,
+            "due": self._due,
+        }
+
+    def _load_extra_state(self, state: Mapping[str, Any]) -> None:
+        self._streaks.load_state_dict(state["streaks"])
+        self._window.load_state_dict(state["window"])
+        self._measured, self._due = state["measured"], state["due"]

@@ -1,0 +1,154 @@
+"""What the activations of a layer say about its units, from sums that need no second pass.
+
+Letters: N samples, D features of a sample, L layers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_depth.errors import check_real, invalid
+
+__all__ = ["dead_units", "dormant_units", "gram_matrix", "rank_of_gram", "saturated_share"]
+
+
+def dead_units(maximum: Tensor) -> Tensor:
+    """Return which rectified units were dead: never above zero for any sample.
+
+    A dead unit is a property of the unit, not a share of zeros: a layer in which every unit is
+    silent for half of the samples has no dead unit (Lu et al. 2019, 1903.06733).
+
+    Shape:
+        ``(units,)`` to ``(units,)``
+
+    Args:
+        maximum: Largest output of each unit over all samples and positions.
+
+    Returns:
+        Whether each unit was dead.
+
+    Example:
+        >>> dead_units(torch.tensor([0.0, 1e-3, 2.0])).tolist()
+        [True, False, False]
+    """
+    return maximum <= 0
+
+
+def dormant_units(mean_size: Tensor, tau: float = 0.025) -> Tensor:
+    """Return which units are dormant: much quieter than the layer's average.
+
+    Dormant neurons of Sokar et al. (2023, 2302.12902). A layer that is silent as a whole has only
+    dormant units.
+
+    Shape:
+        ``(units,)`` to ``(units,)``
+
+    Args:
+        mean_size: Mean absolute output of each unit.
+        tau: Share of the layer's average at or below which a unit is dormant.
+
+    Returns:
+        Whether each unit is dormant.
+
+    Raises:
+        ConfigurationError: ``tau`` is negative.
+
+    Example:
+        >>> dormant_units(torch.tensor([1.0, 1.0, 0.01]), tau=0.1).tolist()
+        [False, False, True]
+    """
+    check_real("tau", tau, 0.0)
+    return mean_size <= tau * mean_size.mean()
+
+
+def saturated_share(outputs: Tensor, low: float, high: float, margin: float = 0.05) -> Tensor:
+    """Return the share of outputs that lie near a bound of their activation.
+
+    Saturation is measured against the bounds of the activation itself (Glorot and Bengio 2010); a
+    bound that is infinite is not looked at.
+
+    Shape:
+        any to ``()``
+
+    Args:
+        outputs: Outputs of a bounded activation.
+        low: Its lower bound.
+        high: Its upper bound.
+        margin: How near counts, as a share of the distance between the bounds, or of the finite
+            one from zero.
+
+    Returns:
+        A share between 0 and 1.
+
+    Raises:
+        ConfigurationError: The bounds are in the wrong order.
+
+    Example:
+        >>> saturated_share(torch.tensor([0.99, 0.5, 0.01, 0.3]), 0.0, 1.0).item()
+        0.5
+    """
+    if not low < high:
+        raise invalid("low", f"below `high` (={high})", low)
+    near = torch.zeros_like(outputs, dtype=torch.bool)
+    both = low > -torch.inf and high < torch.inf
+    span = high - low if both else min(abs(low), abs(high))
+    if low > -torch.inf:
+        near |= outputs <= low + margin * span
+    if high < torch.inf:
+        near |= outputs >= high - margin * span
+    return near.float().mean()
+
+
+def gram_matrix(outputs: Tensor, max_samples: int = 32, max_features: int = 4096) -> Tensor:
+    """Return the inner products between the centered outputs of samples, over their mean square.
+
+    Its trace is the share of the signal that differs between samples, and its spectrum is that of
+    the covariance of the features.
+
+    Shape:
+        ``(N, ...)`` to ``(n, n)`` with ``n = min(N, max_samples)``
+
+    Args:
+        outputs: One output a sample.
+        max_samples: Samples that are compared, the first ones.
+        max_features: Features that are compared, spread evenly over the output.
+
+    Returns:
+        The matrix; its trace lies between 0 (every sample gives the same output) and 1.
+
+    Example:
+        >>> gram_matrix(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])).tolist()
+        [[0.5, -0.5], [-0.5, 0.5]]
+    """
+    features = outputs[:max_samples].flatten(1)
+    features = features[:, :: -(-features.shape[1] // max_features) or 1].float()
+    size = features.square().sum()
+    centered = features - features.mean(dim=0)
+    return centered @ centered.T / size.clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def rank_of_gram(grams: Tensor) -> Tensor:
+    """Return the effective rank: the exponential of the entropy of the singular values.
+
+    The centered effective rank of Roy and Vetterli (2007), from the matrix of inner products.
+    Outputs that do not differ at all have rank zero.
+
+    Shape:
+        ``(L, n, n)`` to ``(L,)``
+
+    Args:
+        grams: What ``gram_matrix`` returned for each layer.
+
+    Returns:
+        Between 0 and ``n - 1``.
+
+    Example:
+        >>> rank_of_gram(torch.eye(4)[None]).tolist()
+        [4.0]
+    """
+    spectra = torch.linalg.eigvalsh(grams.double()).clamp_min(0.0).sqrt()
+    totals = spectra.sum(dim=-1, keepdim=True)
+    shares = spectra / totals.clamp_min(torch.finfo(torch.float64).tiny)
+    entropy = -torch.xlogy(shares, shares).sum(dim=-1)
+    return torch.where(totals[..., 0] > 1e-10, entropy.exp(), torch.zeros_like(entropy))
