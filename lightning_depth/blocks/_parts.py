@@ -19,7 +19,8 @@ from lightning_depth.errors import check_count, check_name, invalid
 __all__ = [
     "Activation",
     "Norm",
-    "batch_of",
+    "append_activated",
+    "append_preactivated",
     "check_channels",
     "make_activation",
     "make_norm",
@@ -128,6 +129,60 @@ def make_weight(
     )
 
 
-def batch_of(dims: int, channels: int, batch: int = 2, size: int = 8) -> tuple[int, ...]:
-    """Return the shape of a small input, for examples and for trying a block out."""
-    return (batch, channels, size, size) if dims else (batch, channels)
+def append_activated(
+    layers: nn.Sequential,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    activation: Activation | None,
+    norm: Norm,
+    *,
+    dims: int = 2,
+    stride: int = 1,
+    groups: int = 1,
+) -> None:
+    """Append weight, normalisation and activation (None leaves it out), in that order, numbered."""
+    number = sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in layers) + 1
+    weight = make_weight(
+        *(in_channels, out_channels, dims),
+        kernel_size=kernel_size,
+        stride=stride,
+        groups=groups,
+        bias=resolve_norm(norm, dims) is None,
+    )
+    layers.add_module(f"{weight_name(dims)}{number}", weight)
+    layer = make_norm(norm, out_channels, dims)
+    if layer is not None:
+        layers.add_module(f"norm{number}", layer)
+    if activation is not None:
+        layers.add_module(f"act{number}", make_activation(activation, inplace=True))
+
+
+def append_preactivated(
+    layers: nn.Sequential,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    dims: int,
+    activation: Activation,
+    norm: Norm,
+    *,
+    stride: int = 1,
+    activated: bool = True,
+) -> None:
+    """Append normalisation, activation and weight, in that order, numbered.
+
+    Without a normalisation the activation reads the input itself, which others may read too, so
+    that it must not work in place.
+    """
+    number = sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in layers) + 1
+    if activated:
+        layer = make_norm(norm, in_channels, dims)
+        if layer is not None:
+            layers.add_module(f"norm{number}", layer)
+        layers.add_module(f"act{number}", make_activation(activation, inplace=layer is not None))
+    bias = resolve_norm(norm, dims) is None
+    weight = make_weight(
+        *(in_channels, out_channels, dims), kernel_size=kernel_size, stride=stride, bias=bias
+    )
+    layers.add_module(f"{weight_name(dims)}{number}", weight)

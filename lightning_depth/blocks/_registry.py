@@ -59,13 +59,26 @@ class BlockFactory:
         """Return a factory of the same blocks with these options changed."""
         return replace(self, options={**self.options, **options})
 
+    def accepts(self, option: str) -> bool:
+        """Return whether the blocks have a keyword option of that name."""
+        parameters = inspect.signature(self.build).parameters.values()
+        return any(p.name == option or p.kind is p.VAR_KEYWORD for p in parameters)
+
+    def default(self, option: str, otherwise: Any) -> Any:
+        """Return the value of an option: as given, else the blocks' default, else another."""
+        if option in self.options:
+            return self.options[option]
+        parameter = inspect.signature(self.build).parameters.get(option)
+        return otherwise if parameter is None else parameter.default
+
     def trait(self, name: str, default: Any) -> Any:
-        """Return a property of the blocks, read from one that is built without memory."""
-        declared = getattr(self.build, name, None)
-        if declared is not None and not isinstance(declared, property):
-            return declared
+        """Return what the kind of block says of itself, whatever its width."""
+        return getattr(self.build, name, default)
+
+    def measure(self, name: str, width: int, default: Any) -> Any:
+        """Return an attribute of a block of that width, which is built without memory."""
         with torch.device("meta"):
-            return getattr(self(64, 64, 1), name, default)
+            return getattr(self(width, width, 1), name, default)
 
 
 def register_block(name: str) -> Callable[[Builder], Builder]:

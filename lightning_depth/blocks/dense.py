@@ -12,12 +12,8 @@ from lightning_depth.blocks._init import Init, initialize
 from lightning_depth.blocks._parts import (
     Activation,
     Norm,
+    append_preactivated,
     check_channels,
-    make_activation,
-    make_norm,
-    make_weight,
-    resolve_norm,
-    weight_name,
 )
 from lightning_depth.blocks._registry import register_block
 from lightning_depth.errors import ConfigurationError, check_count, check_real, invalid
@@ -25,27 +21,6 @@ from lightning_depth.errors import ConfigurationError, check_count, check_real, 
 __all__ = ["DenseBlock", "DenseLayer", "Transition"]
 
 BOTTLENECK = 4  # the 1x1 convolution of DenseNet-B makes 4 times the growth rate
-
-
-def _append(
-    layers: nn.Sequential,
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int,
-    dims: int,
-    activation: Activation,
-    norm: Norm,
-) -> None:
-    """Append normalisation, activation and weight, the order of this family."""
-    number = sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in layers) + 1
-    layer = make_norm(norm, in_channels, dims)
-    if layer is not None:
-        layers.add_module(f"norm{number}", layer)
-    # without a normalisation the activation reads the input itself, which others read too
-    layers.add_module(f"act{number}", make_activation(activation, inplace=layer is not None))
-    bias = resolve_norm(norm, dims) is None
-    weight = make_weight(in_channels, out_channels, dims, kernel_size=kernel_size, bias=bias)
-    layers.add_module(f"{weight_name(dims)}{number}", weight)
 
 
 class DenseLayer(nn.Module):
@@ -82,9 +57,9 @@ class DenseLayer(nn.Module):
         self.branch = nn.Sequential()
         if bottleneck:
             inner = BOTTLENECK * growth_rate
-            _append(self.branch, in_channels, inner, 1, dims, activation, norm)
+            append_preactivated(self.branch, in_channels, inner, 1, dims, activation, norm)
             in_channels = inner
-        _append(self.branch, in_channels, growth_rate, 3, dims, activation, norm)
+        append_preactivated(self.branch, in_channels, growth_rate, 3, dims, activation, norm)
         self.grad_checkpointing = False
 
     def forward(self, features: list[Tensor]) -> Tensor:
@@ -132,7 +107,7 @@ class Transition(nn.Sequential):
         norm: Norm = "auto",
     ) -> None:
         super().__init__()
-        _append(self, in_channels, out_channels, 1, 2, activation, norm)
+        append_preactivated(self, in_channels, out_channels, 1, 2, activation, norm)
         self.add_module("pool", nn.AvgPool2d(stride, stride))
 
 

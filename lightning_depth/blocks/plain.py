@@ -8,12 +8,9 @@ from lightning_depth.blocks._init import Init, initialize
 from lightning_depth.blocks._parts import (
     Activation,
     Norm,
+    append_activated,
     check_channels,
     make_activation,
-    make_norm,
-    make_weight,
-    resolve_norm,
-    weight_name,
 )
 from lightning_depth.blocks._registry import register_block
 from lightning_depth.errors import check_count, check_divisible
@@ -42,16 +39,13 @@ def basic_branch(
     Plain and residual blocks share it, so their parameters have the same names and shapes.
     """
     branch = nn.Sequential()
-    bias = resolve_norm(norm, dims) is None
     for number in range(1, num_layers + 1):
-        step = stride if number == 1 else 1
-        weight = make_weight(in_channels, out_channels, dims, stride=step, bias=bias)
-        branch.add_module(f"{weight_name(dims)}{number}", weight)
-        layer = make_norm(norm, out_channels, dims)
-        if layer is not None:
-            branch.add_module(f"norm{number}", layer)
-        if number < num_layers:
-            branch.add_module(f"act{number}", make_activation(activation, inplace=True))
+        append_activated(
+            *(branch, in_channels, out_channels, 3),
+            *(activation if number < num_layers else None, norm),
+            dims=dims,
+            stride=stride if number == 1 else 1,
+        )
         in_channels = out_channels
     return branch
 
@@ -69,19 +63,9 @@ def bottleneck_branch(
     quarter = check_divisible("out_channels", out_channels, "expansion", EXPANSION)
     inner = int(quarter * inner_width)
     branch = nn.Sequential()
-    bias = resolve_norm(norm, dims) is None
-    plan = ((inner, 1, 1), (inner, 3, stride), (out_channels, 1, 1))
-    for number, (channels, kernel_size, step) in enumerate(plan, start=1):
-        weight = make_weight(
-            *(in_channels, channels, dims), kernel_size=kernel_size, stride=step, bias=bias
-        )
-        branch.add_module(f"{weight_name(dims)}{number}", weight)
-        layer = make_norm(norm, channels, dims)
-        if layer is not None:
-            branch.add_module(f"norm{number}", layer)
-        if number < len(plan):
-            branch.add_module(f"act{number}", make_activation(activation, inplace=True))
-        in_channels = channels
+    append_activated(branch, in_channels, inner, 1, activation, norm, dims=dims)
+    append_activated(branch, inner, inner, 3, activation, norm, dims=dims, stride=stride)
+    append_activated(branch, inner, out_channels, 1, None, norm, dims=dims)
     return branch
 
 

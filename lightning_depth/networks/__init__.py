@@ -1,7 +1,21 @@
-"""Networks of any depth and width, assembled from blocks."""
+"""Networks of any depth and width, assembled from blocks; named ones are models of timm.
 
+After ``import lightning_depth.networks`` every preset is there by name:
+``timm.create_model("depth_cifar_resnet56")``.
+"""
+
+from lightning_depth.networks import cifar_presets, imagenet_presets
 from lightning_depth.networks._build import build_convnet, build_mlp
 from lightning_depth.networks._convnet import ConvNet
+from lightning_depth.networks._imagenet import build_imagenet
 from lightning_depth.networks._mlp import MultilayerPerceptron
 
-__all__ = ["ConvNet", "MultilayerPerceptron", "build_convnet", "build_mlp"]
+__all__ = [
+    "ConvNet",
+    "MultilayerPerceptron",
+    "build_convnet",
+    "build_imagenet",
+    "build_mlp",
+    "cifar_presets",
+    "imagenet_presets",
+]

@@ -8,19 +8,20 @@ from typing import Any
 
 from torch import nn
 
-from lightning_depth.blocks import BlockFactory, block_factory
+from lightning_depth.blocks import BlockFactory, ReversibleSequence, block_factory
 from lightning_depth.blocks._init import scale_branches
-from lightning_depth.blocks._parts import make_activation, make_norm
-from lightning_depth.errors import ConfigurationError
+from lightning_depth.blocks._parts import append_activated, make_activation, make_norm
+from lightning_depth.errors import ConfigurationError, invalid
 from lightning_depth.networks._convnet import ConvNet
+from lightning_depth.networks._heads import make_head
 from lightning_depth.networks._mlp import MultilayerPerceptron
-from lightning_depth.networks._stems import make_stem
+from lightning_depth.networks._stems import make_stem, make_stem_pool, stem_reduction
 
-__all__ = ["Block", "Stage", "as_factory", "assemble", "assemble_mlp"]
+__all__ = ["Block", "Stage", "as_factory", "assemble", "assemble_mlp", "in_a_row"]
 
 Block = str | BlockFactory | Callable[[int, int, int], nn.Module]
-Stage = list[tuple[int, int]]  # (out_channels, stride) of each block
-STEM_STRIDES = {"cifar": 1, "imagenet": 4}
+# (out_channels, stride) of each block, and options that only this block has
+Stage = Sequence[tuple[int, int] | tuple[int, int, Mapping[str, Any]]]
 
 
 def as_factory(block: Block, dims: int, options: Mapping[str, Any] | None) -> BlockFactory:
@@ -50,38 +51,88 @@ def assemble(
     *,
     in_channels: int = 3,
     stem: str = "cifar",
+    final_width: int = 0,
+    global_pool: str = "avg",
+    drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
-    **head: Any,
 ) -> ConvNet:
-    """Return the network that a plan describes; ``head`` goes to `ConvNet`."""
+    """Return the network that a plan describes.
+
+    ``final_width`` puts a 1x1 convolution to so many channels after the last block.
+    """
     preactivated = factory.trait("preactivated", False)
+    grows = factory.trait("grows", False)
+    activated = not preactivated or (grows and stem == "imagenet")
     activation, norm = _style(factory)
     first = make_stem(
-        *(stem, in_channels, stem_width),
-        activation=activation,
-        norm=norm,
-        activated=not preactivated or stem == "imagenet",
+        stem, in_channels, stem_width, activation=activation, norm=norm, activated=activated
     )
-    rates = iter(_drop_path_rates(sum(map(len, stages)), drop_path_rate))
-    channels, reduction = stem_width, STEM_STRIDES[stem]
-    info = [{"num_chs": channels, "reduction": reduction, "module": "stem"}]
-    built: list[nn.Module] = []
-    depth = 2  # the stem and the classifier
+    reduction, pooled = stem_reduction(stem)
+    info = [_level(stem_width, reduction, f"stem.{list(first.named_children())[-1][0]}")]
+    rates = iter(_drop_path_rates(factory, sum(map(len, stages)), drop_path_rate))
+    channels, reduction, depth, built = stem_width, pooled, 2, []  # the stem and the classifier
     for number, stage in enumerate(stages):
-        blocks = nn.Sequential()
-        for position, (out_channels, stride) in enumerate(stage):
-            block = _with_drop_path(factory, next(rates))(channels, out_channels, stride)
-            blocks.add_module(str(position), block)
-            depth += getattr(block, "num_layers", 2)
-            channels, reduction = int(block.out_channels), reduction * stride  # type: ignore[arg-type]
-        built.append(blocks)
-        info.append({"num_chs": channels, "reduction": reduction, "module": f"stages.{number}"})
-    last = _last_norm(factory, channels, 2) if preactivated else nn.Identity()
+        blocks, channels = _build_stage(factory, stage, channels, rates)
+        for entry in stage:
+            reduction *= entry[1]
+        depth += sum(getattr(block, "num_layers", 2) for block in blocks)
+        built.append(in_a_row(blocks))
+        info.append(_level(channels, reduction, f"stages.{number}"))
+    final: nn.Module = nn.Identity()
+    if preactivated:
+        final = _last_norm(factory, channels, 2)
+    if final_width:
+        final = nn.Sequential()
+        append_activated(final, channels, final_width, 1, activation, norm)
+        channels, depth = final_width, depth + 1
     network = ConvNet(
-        first, built, last, feature_info=info, depth=depth, num_classes=num_classes, **head
+        first,
+        built,
+        make_head(channels, num_classes, global_pool, drop_rate),
+        pool=make_stem_pool(stem),
+        final=final,
+        feature_info=info,
+        num_features=channels,
+        depth=depth,
+        num_classes=num_classes,
+        min_size=reduction if grows else 1,
     )
     scale_branches(network)
     return network
+
+
+def _level(channels: int, reduction: int, module: str) -> dict[str, Any]:
+    return {"num_chs": channels, "reduction": reduction, "module": module}
+
+
+def _build_stage(
+    factory: BlockFactory, stage: Stage, channels: int, rates: Any
+) -> tuple[list[nn.Module], int]:
+    """Return the blocks of a stage and how many channels the last of them returns."""
+    blocks = []
+    for out_channels, stride, *options in stage:
+        rate = next(rates)
+        changed = {**(options[0] if options else {}), **({"drop_path": rate} if rate else {})}
+        block = factory.with_options(**changed)(channels, out_channels, stride)
+        channels = int(block.out_channels)  # type: ignore[arg-type]
+        blocks.append(block)
+    return blocks, channels
+
+
+def in_a_row(blocks: Sequence[nn.Module]) -> nn.Sequential:
+    """Return the blocks one after the other, neighbours that are reversible in one sequence."""
+    row = nn.Sequential()
+    waiting: list[nn.Module] = []
+    for block in [*blocks, None]:
+        if block is not None and getattr(block, "reversible", False):
+            waiting.append(block)
+            continue
+        if waiting:
+            row.append(ReversibleSequence(*waiting))
+            waiting = []
+        if block is not None:
+            row.append(block)
+    return row
 
 
 def assemble_mlp(
@@ -102,17 +153,19 @@ def assemble_mlp(
             activated=not preactivated,
         )
     blocks = [factory(inputs, outputs, 1) for inputs, outputs in pairs]
-    last = _last_norm(factory, widths[-1], 0) if preactivated else nn.Identity()
+    final = _last_norm(factory, widths[-1], 0) if preactivated else nn.Identity()
     hidden_layers = int(has_stem) + sum(getattr(block, "num_layers", 1) for block in blocks)
     network = MultilayerPerceptron(
-        stem, blocks, last, widths[-1], num_classes, hidden_layers=hidden_layers
+        stem, in_a_row(blocks), final, widths[-1], num_classes, hidden_layers=hidden_layers
     )
     scale_branches(network)
     return network
 
 
 def _style(factory: BlockFactory) -> tuple[Any, Any]:
-    return factory.options.get("activation", "relu"), factory.options.get("norm", "auto")
+    """Return the activation and normalisation of the blocks, for what stands around them."""
+    default = factory.default
+    return default("activation", "relu"), default("norm", "auto")
 
 
 def _last_norm(factory: BlockFactory, channels: int, dims: int) -> nn.Sequential:
@@ -126,10 +179,8 @@ def _last_norm(factory: BlockFactory, channels: int, dims: int) -> nn.Sequential
     return last
 
 
-def _drop_path_rates(count: int, rate: float) -> list[float]:
+def _drop_path_rates(factory: BlockFactory, count: int, rate: float) -> list[float]:
     """Return rates that rise in equal steps from 0 to the rate (Huang et al. 2016)."""
+    if rate and not factory.accepts("drop_path"):
+        raise invalid("drop_path_rate", f"0 for {factory.name} blocks, which skip nothing", rate)
     return [rate * index / max(1, count - 1) for index in range(count)]
-
-
-def _with_drop_path(factory: BlockFactory, rate: float) -> BlockFactory:
-    return factory.with_options(drop_path=rate) if rate else factory

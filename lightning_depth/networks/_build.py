@@ -28,6 +28,9 @@ def build_convnet(
     block_options: Mapping[str, Any] | None = None,
     *,
     stem_width: int | None = None,
+    global_pool: str = "avg",
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
 ) -> ConvNet:
     """Build a convolutional network of three stages, each half the size of the one before.
 
@@ -45,6 +48,9 @@ def build_convnet(
         stem: "cifar" keeps the size, "imagenet" divides it by four.
         block_options: Keyword options of the block, where it is given by name.
         stem_width: Channels of the stem, for wide nets, whose authors count two layers more.
+        global_pool: How the last feature map is pooled, by timm's name.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth of the last block, rising in equal steps from 0.
 
     Returns:
         The network, with the weights of a fresh start.
@@ -62,7 +68,14 @@ def build_convnet(
     factory = as_factory(block, 2, block_options)
     plan = _plan_dense if factory.trait("grows", False) else _plan_even
     stem_width, stages, factory = plan(factory, depth, width, stem_width)
-    return assemble(factory, stages, stem_width, num_classes, in_channels=in_channels, stem=stem)
+    return assemble(
+        *(factory, stages, stem_width, num_classes),
+        in_channels=in_channels,
+        stem=stem,
+        global_pool=global_pool,
+        drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
+    )
 
 
 def _plan_even(
@@ -71,15 +84,15 @@ def _plan_even(
     """Plan stages of equally many blocks, twice as wide and half as large each time."""
     family = Family(
         factory.name,
-        step=NUM_STAGES * factory.trait("num_layers", 2),
+        step=NUM_STAGES * factory.measure("num_layers", width, 2),
         offset=2 if stem_width is None else 4,
     )
     n = family.blocks_per_stage(depth)
     if stem_width is None:
-        expansion = factory.trait("expansion", 1)
+        expansion = factory.measure("expansion", width, 1)
         stem_width = check_divisible("width", width, "expansion", expansion)
     widths = [width * 2**number for number in range(NUM_STAGES)]
-    stages = [
+    stages: list[Stage] = [
         [(channels, 2 if number and not block else 1) for block in range(n)]
         for number, channels in enumerate(widths)
     ]
@@ -95,7 +108,8 @@ def _plan_dense(
     n = Family(factory.name, NUM_STAGES * (2 if bottleneck else 1), 4).blocks_per_stage(depth)
     if stem_width is None:
         stem_width = 2 * width if bottleneck else 16  # as the authors' networks have it
-    channels, stages = stem_width, []
+    channels = stem_width
+    stages: list[Stage] = []
     for number in range(NUM_STAGES):
         channels = compressed(channels, compression if number else 1.0) + n * width
         stages.append([(channels, 2 if number else 1)])
@@ -147,7 +161,7 @@ def build_mlp(
         grown = [hidden_layers * width] if hidden_layers > 1 else []
         return assemble_mlp(factory, [in_features, width, *grown], num_classes, has_stem=True)
     has_stem = not factory.trait("begins_network", False)
-    family = Family(factory.name, factory.trait("num_layers", 1), int(has_stem))
+    family = Family(factory.name, factory.measure("num_layers", width, 1), int(has_stem))
     count = 0
     if hidden_layers > has_stem:
         count = family.blocks_per_stage(hidden_layers, "hidden_layers")

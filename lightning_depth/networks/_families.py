@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lightning_depth.errors import ConfigurationError, check_count
 
-__all__ = ["Family"]
+__all__ = ["Family", "check_depth"]
 
 
 @dataclass(frozen=True)
@@ -34,3 +35,16 @@ class Family:
             f"`{what}` of a {self.name} net must be {self.step}n+{self.offset}, but got {depth}. "
             f"The nearest are {lower} and {lower + self.step}."
         )
+
+
+def check_depth(name: str, depth: int, known: Iterable[int]) -> int:
+    """Return a depth that the family has, or raise an error that names the nearest two."""
+    check_count("depth", depth)
+    depths = sorted(known)
+    if depth in depths:
+        return depth
+    first, second = sorted(sorted(depths, key=lambda other: abs(other - depth))[:2])
+    raise ConfigurationError(
+        f"`depth` of a {name} net for large images must be one of "
+        f"{', '.join(map(str, depths))}, but got {depth}. The nearest are {first} and {second}."
+    )

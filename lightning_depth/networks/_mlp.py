@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +22,7 @@ class MultilayerPerceptron(nn.Module):
     Args:
         stem: The first hidden layer, or the identity.
         blocks: The further hidden layers.
-        norm: What follows the last block, such as the last activation of a preactivation net.
+        final: What follows the last block, such as the last activation of a preactivation net.
         num_features: Units of the last hidden layer.
         num_classes: Outputs of the classifier; 0 leaves the last hidden layer.
         hidden_layers: Weight layers before the classifier.
@@ -38,8 +36,8 @@ class MultilayerPerceptron(nn.Module):
     def __init__(
         self,
         stem: nn.Module,
-        blocks: Sequence[nn.Module],
-        norm: nn.Module,
+        blocks: nn.Sequential,
+        final: nn.Module,
         num_features: int,
         num_classes: int,
         *,
@@ -50,17 +48,23 @@ class MultilayerPerceptron(nn.Module):
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = num_features
         self.stem = stem
-        self.blocks = nn.Sequential(*blocks)
-        self.norm = norm
+        self.blocks = blocks
+        self.final = final
         self.head = _classifier(num_features, num_classes)
 
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """Return the last linear layer."""
         return self.head
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace the classifier by a fresh one, or by none where ``num_classes`` is 0."""
+    @torch.jit.ignore
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a fresh one, or by none where ``num_classes`` is 0.
+
+        Args:
+            num_classes: Outputs of the new classifier.
+            global_pool: Accepted since timm passes it; there is no feature map to pool.
+        """
         self.num_classes = num_classes
         self.head = _classifier(self.num_features, num_classes)
 
@@ -68,7 +72,7 @@ class MultilayerPerceptron(nn.Module):
         """Return the last hidden layer."""
         x = self.stem(x.flatten(1))
         x = self.blocks(x)
-        return self.norm(x)
+        return self.final(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Return the logits, or the features as they are."""
