@@ -129,7 +129,7 @@ def _build_own(text: str, module_name: str, name: str, width: int | None = None)
 def _build_timm(name: str, num_classes: int | None, width: int | None = None) -> nn.Module:
     _refuse_width(width, name)
     check_name("model", name, _timm_names(name))
-    classes = {} if num_classes is None else {"num_classes": num_classes}
+    classes: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     model: nn.Module = timm.create_model(name, **classes)
     return model
 

@@ -14,6 +14,9 @@ from lightning_depth.cli._show import make_console
 
 __all__ = ["run"]
 
+EASY_WIDTH = 960
+"""A width that every block can have, being divisible by most small numbers."""
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a cost or find a width.
@@ -30,6 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(_costs({arguments.model: _cost(build, shape)}))
         return 0
     costs, target = {}, arguments.target
+    with torch.device("meta"):
+        build(EASY_WIDTH)  # what no width would mend is told before the search
     if arguments.like is not None:
         like = find_model(arguments.like, shape, arguments.classes)
         costs[arguments.like] = _cost(like, shape)

@@ -24,6 +24,9 @@ from lightning_depth.study.spec import Arm, Study
 
 __all__ = ["Plan", "PlannedArm", "make_plan"]
 
+EASY_WIDTH = 960
+"""A width that every block can have, being divisible by most small numbers."""
+
 
 @dataclass(frozen=True)
 class PlannedArm:
@@ -114,7 +117,9 @@ def make_plan(study: Study) -> Plan:
 def _build(
     network: Mapping[str, Any], place: Place, input_shape: tuple[int, ...], num_classes: int
 ) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):  # what is built here is only looked at
+    """Build a network to look at: ours without weights, and without a trace in the generator."""
+    device = torch.device("meta" if "block" in network else "cpu")
+    with torch.random.fork_rng(devices=[]), device:
         return build_network(network, input_shape, num_classes, place)
 
 
@@ -134,6 +139,7 @@ def _plan_arm(
         target = next(other for other in study.arms if other.name == arm.match.arm)
         _plan_arm(target, study, planned, build, input_shape)
         target_model = build(planned[target.name].network, place)
+        build(_with_width(network, EASY_WIDTH), place.at("network"))  # what no width would mend
         with place.at("match").named():
             found = match_width(
                 lambda width: build(_with_width(network, width), place.at("network")),

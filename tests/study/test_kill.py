@@ -20,6 +20,7 @@ from lightning_depth.study.store import Store
 CLOCKED = {"timing", "started", "finished", "checksum"}
 SLOW: dict[str, Any] = {"network": {"class_path": "tests.study.nets.Slow"}}
 ROOT = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-m", "lightning_depth.cli", "study")
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def started(recipe: Path) -> Iterator[subprocess.Popen[str]]:
     """Start the study as a user would, in a session of its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "lightning_depth.cli", "study", str(recipe), "--workers", "2", "--output", "out"],
+        [*COMMAND, str(recipe), "--workers", "2", "--output", "out"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -438,7 +438,8 @@ DEEP_REFUSALS = {
     "depth that the family lacks": (
         "arms.deep.network",
         {"block": "plain", "depth": 57, "width": 4},
-        r"arms.deep.network.depth: .*57.*56.*62.*",
+        r"arms.deep.network.depth: `depth` of a plain net must be 6n\+2, but got 57. "
+        r"The nearest are 56 and 62.",
     ),
     "unknown option of a block": (
         "arms.deep.network.block_options",
@@ -485,6 +486,27 @@ def test_what_a_recipe_names_must_exist(
 ) -> None:
     path = written(_changed(tiny, keys, value))
     with pytest.raises(ConfigurationError, match=f"^{re.escape(str(path))}, {pattern}$"):
+        Study.from_yaml(path)
+
+
+def test_misspelt_block_of_a_matched_arm_is_named_as_such(
+    tiny: dict[str, Any], written: Write
+) -> None:
+    arms = _arms(deep=None, wide="deep")
+    arms["wide"]["network"]["block"] = "plian"
+    path = written(tiny | {"arms": arms, "claims": []})
+    pattern = f"^{re.escape(str(path))}, arms.wide.network.block: Unknown block 'plian'."
+    with pytest.raises(ConfigurationError, match=pattern):
+        Study.from_yaml(path)
+
+
+def test_match_that_no_width_can_reach_is_refused(tiny: dict[str, Any], written: Write) -> None:
+    arms = _arms(deep=None, wide="deep")
+    arms["deep"]["network"]["width"] = 1
+    arms["wide"]["network"]["hidden_layers"] = 30
+    arms["wide"]["match"]["rounding"] = "floor"
+    path = written(tiny | {"arms": arms, "claims": []})
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(str(path))}, arms.wide.match: "):
         Study.from_yaml(path)
 
 
