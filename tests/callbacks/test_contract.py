@@ -266,7 +266,7 @@ def _rows(folder: Path) -> list[dict[str, str]]:
 
 def _deep_toy() -> Toy:
     return Toy(
-        nn.Sequential(nn.Linear(6, 8), *(nn.Linear(8, 8) for _ in range(98)), nn.Linear(8, 3))
+        nn.Sequential(nn.Linear(6, 8), *(nn.Linear(8, 8) for _ in range(198)), nn.Linear(8, 3))
     )
 
 
