@@ -16,11 +16,13 @@ __all__ = [
     "available",
     "jinja2",
     "jsonargparse",
+    "librosa",
     "pandas",
     "pyplot",
     "rich",
     "scipy_stats",
     "sklearn",
+    "torchvision",
     "wandb",
 ]
 
@@ -77,6 +79,16 @@ def pandas() -> Any:
 def sklearn(submodule: str) -> Any:
     """Return a submodule of scikit-learn, or raise an error that names the extra ``study``."""
     return _require(f"sklearn.{submodule}", "study")
+
+
+def torchvision(submodule: str) -> Any:
+    """Return a submodule of torchvision, which timm brings along; slow to import, so late."""
+    return _require(f"torchvision.{submodule}", "all")
+
+
+def librosa() -> Any:
+    """Return ``librosa``, or raise an error that names the extra ``audio``."""
+    return _require("librosa", "audio")
 
 
 def scipy_stats() -> Any:

@@ -34,13 +34,34 @@ class TensorSamples(Dataset[Sample]):
         """Return the number of samples."""
         return len(self.tensors[0])
 
-    def __getitem__(self, index: int) -> Sample:
-        """Return one sample."""
+    def __getitem__(self, index: Any) -> Sample:
+        """Return one sample, or those of a tensor of indices."""
         return tuple(tensor[index] for tensor in self.tensors)
 
     def __getitems__(self, indices: Sequence[int]) -> ChosenSamples:
         """Return the samples of a batch: torch's loader prefers this to single samples."""
         return ChosenSamples(self, indices)
+
+
+class ImageSamples(TensorSamples):
+    """Images held in bytes, a quarter of the memory, and normalised when they are fetched.
+
+    Args:
+        images: Grey levels from 0 to 255, shape ``(N, C, H, W)``.
+        labels: Labels, shape ``(N,)``.
+        mean: Grey level that becomes 0.
+        std: Difference of grey levels that becomes 1.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, mean: float, std: float) -> None:
+        super().__init__(images, labels)
+        self._mean = mean
+        self._std = std
+
+    def __getitem__(self, index: Any) -> Sample:
+        """Return one sample, or those of a tensor of indices."""
+        image, label = super().__getitem__(index)
+        return (image.float() - self._mean) / self._std, label
 
 
 class ChosenSamples(Sequence[Sample]):
@@ -65,8 +86,7 @@ class ChosenSamples(Sequence[Sample]):
 
     def stacked(self) -> Sample:
         """Return the batch that a loader would make of the samples."""
-        chosen = torch.as_tensor(self._indices)
-        return tuple(tensor[chosen] for tensor in self._samples.tensors)
+        return self._samples[torch.as_tensor(self._indices)]
 
 
 @dataclass(frozen=True)

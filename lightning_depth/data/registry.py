@@ -7,11 +7,17 @@ from typing import Any
 
 from lightning_depth.data._memory import InMemoryDataModule
 from lightning_depth.data.digits import Digits
+from lightning_depth.data.mnist import MNIST
+from lightning_depth.data.spoken_digits import SpokenDigits
 from lightning_depth.errors import check_name
 
 __all__ = ["build_data", "list_datasets"]
 
-_DATASETS: dict[str, type[InMemoryDataModule]] = {"digits": Digits}
+_DATASETS: dict[str, type[InMemoryDataModule]] = {
+    "digits": Digits,
+    "mnist": MNIST,
+    "spoken_digits": SpokenDigits,
+}
 
 
 def list_datasets() -> list[str]:
