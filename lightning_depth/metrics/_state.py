@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import reduce
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,12 @@ State = Mapping[str, Tensor]
 
 class LabelledFeaturesMetric(Metric, ABC):
     """Base of metrics over ``(N, D)`` features and their labels."""
+
+    __jit_unused_properties__: ClassVar[list[str]] = [
+        *Metric.__jit_unused_properties__,
+        "_num_labels",
+        "num_kept",
+    ]
 
     full_state_update: bool = False
     is_differentiable: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -56,13 +56,14 @@ class LinearProbeAccuracy(LabelledFeaturesMetric):
     higher_is_better: bool = True
     plot_upper_bound: float = 1.0
 
-    counts: Tensor
-    sums: Tensor
-    moment: Tensor
-    num_seen: Tensor
-    kept_features: Tensor
-    kept_labels: Tensor
-    kept_keys: Tensor
+    if TYPE_CHECKING:  # torch.jit.script cannot read annotations of the class itself
+        counts: Tensor
+        sums: Tensor
+        moment: Tensor
+        num_seen: Tensor
+        kept_features: Tensor
+        kept_labels: Tensor
+        kept_keys: Tensor
 
     def __init__(
         self,

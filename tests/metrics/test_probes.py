@@ -1,0 +1,165 @@
+"""Linear and nearest-neighbour probes against scikit-learn; bounded samples."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import NearestNeighbors
+
+from lightning_depth.functional.probe import fit_ridge_to_features
+from lightning_depth.metrics import EffectiveRank, KNNAccuracy, LinearProbeAccuracy
+from tests.metrics import reference
+
+
+def ridge_accuracy(x: np.ndarray, y: np.ndarray, num_classes: int, ridge: float) -> float:
+    train, test = slice(0, None, 2), slice(1, None, 2)
+    penalty = ridge * x[train].var(0).mean() * len(x[train])
+    scores = Ridge(alpha=penalty).fit(x[train], np.eye(num_classes)[y[train]]).predict(x[test])
+    return float((scores.argmax(1) == y[test]).mean())
+
+
+@pytest.mark.parametrize("num_features", [5, 300], ids=["narrow", "wide"])
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_linear_probe_equals_ridge_of_scikit_learn(num_features: int, offset: float) -> None:
+    x, y = reference.clusters(250, num_features, 4, spread=3.0)
+    metric = LinearProbeAccuracy(num_classes=4, ridge=0.01)
+    for rows, labels in zip((x + offset).split(31), y.split(31), strict=True):
+        metric.update(rows, labels)
+    expected = ridge_accuracy(x.numpy(), y.numpy(), 4, 0.01)
+    assert metric.compute().item() == pytest.approx(expected)
+    assert metric.num_kept == 125
+
+
+def test_ridge_of_features_at_hand_equals_scikit_learn() -> None:
+    for num_features in (5, 300):
+        x, y = reference.clusters(120, num_features, 4)
+        penalty = 0.01 * x.var(0, unbiased=False).mean().item() * len(x)
+        expected = Ridge(alpha=penalty).fit(x.numpy(), np.eye(4)[y.numpy()])
+        readout = fit_ridge_to_features(x + 100, y, 4, ridge=0.01)
+        np.testing.assert_allclose(readout.weight.numpy(), expected.coef_.T, rtol=1e-8, atol=1e-10)
+
+
+def test_linear_probe_keeps_a_bounded_number_of_samples() -> None:
+    x, y = reference.clusters(2000, 5, 4)
+    metric = LinearProbeAccuracy(num_classes=4, max_samples=100)
+    for rows, labels in zip(x.split(64), y.split(64), strict=True):
+        metric(rows, labels)
+    assert metric.num_kept == 100
+    assert len(metric.kept_features) == 100
+
+
+def test_linear_probe_never_answers_a_class_it_has_not_seen() -> None:
+    metric = LinearProbeAccuracy(num_classes=3)
+    metric.update(torch.tensor([[0.0], [9.0], [1.0], [9.0]]), torch.tensor([0, 2, 1, 2]))
+    assert metric.compute().item() == 0.0
+
+
+@pytest.mark.parametrize("num_neighbors", [1, 6, 1000])
+def test_neighbors_equal_those_of_scikit_learn(num_neighbors: int) -> None:
+    x, y = reference.clusters(150, 4, 5, spread=2.0)
+    metric = KNNAccuracy(num_classes=5, num_neighbors=num_neighbors)
+    for rows, labels in zip((x + 1e3).split(40), y.split(40), strict=True):
+        metric.update(rows, labels)
+    search = NearestNeighbors(n_neighbors=min(num_neighbors, 149)).fit(x.numpy())
+    votes = [
+        np.bincount(y.numpy()[places], minlength=5)
+        for places in search.kneighbors(return_distance=False)
+    ]
+    expected = (np.argmax(votes, 1) == y.numpy()).mean()
+    assert metric.compute().item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_effective_rank_ignores_a_common_offset(offset: float) -> None:
+    x, y = reference.clusters(300, 20, 3)
+    metric = EffectiveRank(num_classes=3)
+    metric.update(x + offset, y)
+    expected = reference.effective_rank(x.numpy(), y.numpy())
+    assert metric.compute().item() == pytest.approx(expected, rel=1e-8)
+
+
+def test_uncentred_rank_sees_the_offset() -> None:
+    x, _ = reference.clusters(300, 20, 3)
+    metric = EffectiveRank(centered=False)
+    metric.update(x + 1e3)
+    values = np.linalg.svd(x.numpy() + 1e3, compute_uv=False)
+    shares = values / values.sum()
+    assert metric.compute().item() == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def test_reservoir_does_not_depend_on_the_order_of_the_stream() -> None:
+    x, y = reference.clusters(1000, 4, 3)
+    kept = []
+    for order in (torch.arange(1000), torch.randperm(1000)):
+        metric = KNNAccuracy(num_classes=3, max_samples=50)
+        for rows in order.split(33):
+            metric.update(x[rows], y[rows])
+        kept.append(metric.kept_features)
+    assert torch.equal(*kept)
+
+
+def test_reservoir_is_a_fair_sample() -> None:
+    x = torch.arange(20_000.0)[:, None]
+    metric = EffectiveRank(max_samples=2000, seed=3)
+    metric.update(x)
+    # uniform on 0..19999: mean 9999.5, standard error 5773 / sqrt(2000) = 129
+    assert metric.kept_features.mean().item() == pytest.approx(9999.5, abs=4 * 129)
+    other = EffectiveRank(max_samples=2000, seed=4)
+    other.update(x)
+    assert not torch.equal(metric.kept_features, other.kept_features)
+
+
+@pytest.mark.parametrize(
+    ("metric", "x", "y", "reason"),
+    [
+        (KNNAccuracy(2), [[1.0]], [0], "it needs at least two samples, but got 1."),
+        (KNNAccuracy(2), [[1.0]] * 4, [0, 1, 0, 1], "all samples have the same features."),
+        (KNNAccuracy(2), [[float("nan")], [1.0]], [0, 1],
+         "the features hold values that are not finite."),
+        (EffectiveRank(), [[1.0]] * 4, [0, 1, 0, 1], "all samples have the same features."),
+        (EffectiveRank(), [[float("inf")], [1.0]], [0, 1],
+         "the features hold values that are not finite."),
+        (LinearProbeAccuracy(2), [[1.0]], [0],
+         "it needs samples at even and at odd places of the stream."),
+        (LinearProbeAccuracy(2), [[float("nan")], [1.0]], [0, 1],
+         "the features hold values that are not finite."),
+        (LinearProbeAccuracy(2), [[1.0], [float("nan")]], [0, 1],
+         "the features hold values that are not finite."),
+    ],
+)  # fmt: skip
+def test_undefined_is_nan_with_one_warning(
+    metric: KNNAccuracy, x: list[list[float]], y: list[int], reason: str
+) -> None:
+    metric.update(torch.tensor(x), torch.tensor(y))
+    with pytest.warns(UserWarning, match=f"^{type(metric).__name__} is NaN: {re.escape(reason)}$"):
+        assert torch.isnan(metric.compute())
+
+
+def test_one_sample_a_class_has_an_answer() -> None:
+    metric = KNNAccuracy(num_classes=3, num_neighbors=1)
+    metric.update(torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([0, 1, 2]))
+    assert metric.compute().item() == 0.0
+
+
+@pytest.mark.parametrize("ridge", [-1.0, float("nan")])
+def test_ridge_must_not_be_negative(ridge: float) -> None:
+    sentence = f"^`ridge` must be a finite number at least 0, but got {ridge!r}.$"
+    with pytest.raises(ValueError, match=sentence):
+        LinearProbeAccuracy(num_classes=2, ridge=ridge)
+
+
+@pytest.mark.parametrize("max_samples", [1, 2.0])
+def test_reservoir_must_hold_two_samples(max_samples: float) -> None:
+    sentence = f"^`max_samples` must be a whole number of at least 2, but got {max_samples!r}.$"
+    with pytest.raises(ValueError, match=sentence):
+        KNNAccuracy(num_classes=2, max_samples=max_samples)  # type: ignore[arg-type] # the test
+
+
+def test_number_of_neighbors_must_be_a_count() -> None:
+    sentence = "^`num_neighbors` must be a whole number of at least 1, but got 0.$"
+    with pytest.raises(ValueError, match=sentence):
+        KNNAccuracy(num_classes=2, num_neighbors=0)

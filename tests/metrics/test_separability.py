@@ -1,0 +1,146 @@
+"""The measures of separation against a two-pass reference, and where they are not defined."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_depth.functional.scatter import separation_of_features
+from lightning_depth.metrics import DataSeparation, FisherRatio, NeuralCollapse
+from tests.metrics import reference
+
+CASES = [
+    pytest.param(DataSeparation, reference.separation, id="separation"),
+    pytest.param(NeuralCollapse, reference.collapse, id="collapse"),
+    pytest.param(FisherRatio, reference.fisher, id="fisher"),
+]
+SHAPES = [
+    pytest.param((400, 8, 5), id="few-features"),
+    pytest.param((300, 400, 4), id="more-features-than-samples"),
+    pytest.param((3000, 6, 12), id="more-classes-than-features"),
+]
+
+
+@pytest.mark.parametrize(("metric_class", "expected"), CASES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_equals_two_pass_reference(
+    metric_class: type[Metric],
+    expected: Callable[..., float],
+    shape: tuple[int, int, int],
+    offset: float,
+) -> None:
+    x, y = reference.clusters(*shape)
+    metric = metric_class(num_classes=shape[2])
+    for rows, labels in zip((x + offset).split(64), y.split(64), strict=True):
+        metric.update(rows, labels)
+    assert metric.compute().item() == pytest.approx(expected(x.numpy(), y.numpy()), rel=1e-8)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_of_features_at_hand_equals_that_of_sums(shape: tuple[int, int, int]) -> None:
+    x, y = reference.clusters(*shape)
+    expected = reference.separation(x.numpy(), y.numpy())
+    assert separation_of_features(x + 1e3, y, shape[2]).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_thousand_classes() -> None:
+    y = torch.arange(1000).repeat(3)
+    x = (
+        torch.randn(3000, 40, generator=torch.Generator().manual_seed(1)).double()
+        + (torch.randn(1000, 40, generator=torch.Generator().manual_seed(2)).double()[y])
+    )
+    metric = DataSeparation(num_classes=1000)
+    metric.update(x, y)
+    expected = reference.separation(x.numpy(), y.numpy())
+    assert metric.compute().item() == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("per_class", [20, 200, 2000])
+def test_collapse_does_not_grow_with_samples_per_class(per_class: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(5, 16, generator=generator)
+    y = torch.arange(5).repeat(per_class)
+    metric = NeuralCollapse(num_classes=5)
+    metric.update(means[y] + 0.5 * torch.randn(len(y), 16, generator=generator), y)
+    # the population value: S_W = 0.25 I, so its trace is on S_B's pseudo-inverse alone
+    centred = (means - means.mean(0)).double()
+    expected = 0.25 * torch.linalg.pinv(centred.T @ centred / 5, rtol=1e-6).trace().item() / 5
+    assert metric.compute().item() == pytest.approx(expected, rel=0.3 if per_class < 100 else 0.06)
+
+
+@pytest.mark.parametrize(("metric_class", "expected"), CASES)
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(lambda y: y.to(torch.uint8), id="uint8"),
+        pytest.param(lambda y: y.float(), id="float"),
+        pytest.param(lambda y: y[:, None], id="column"),
+        pytest.param(lambda y: torch.nn.functional.one_hot(y, 5), id="one-hot"),
+        pytest.param(lambda y: torch.nn.functional.one_hot(y, 5).half(), id="one-hot-half"),
+    ],
+)
+def test_labels_in_any_form(
+    metric_class: type[Metric], expected: Callable[..., float], form: Callable[[Tensor], Tensor]
+) -> None:
+    x, y = reference.clusters(200, 6, 5)
+    metric = metric_class(num_classes=5)
+    metric.update(x, form(y))
+    assert metric.compute().item() == pytest.approx(expected(x.numpy(), y.numpy()), rel=1e-9)
+
+
+def test_negative_labels_are_left_out() -> None:
+    x, y = reference.clusters(200, 6, 5)
+    metric = FisherRatio(num_classes=5)
+    metric.update(torch.cat([x, x + 50]), torch.cat([y, torch.full_like(y, -100)]))
+    assert metric.compute().item() == pytest.approx(reference.fisher(x.numpy(), y.numpy()))
+
+
+NOT_FINITE = "the features hold values that are not finite."
+DEGENERATE = [
+    pytest.param([[1.0], [2.0]], [0, 0], "it needs samples of at least two classes, but got 1.",
+                 id="one-class"),
+    pytest.param([[1.0], [2.0]], [0, 1], "no class has two samples, so the spread within a class "
+                 "is not known.", id="one-sample-a-class"),
+    pytest.param([[1.0], [1.0], [1.0], [1.0]], [0, 0, 1, 1], "the means of all classes coincide.",
+                 id="constant"),
+    pytest.param([[float("nan")], [1.0], [2.0], [3.0]], [0, 0, 1, 1], NOT_FINITE, id="nan"),
+    pytest.param([[float("inf")], [1.0], [2.0], [3.0]], [0, 0, 1, 1], NOT_FINITE, id="inf"),
+    pytest.param([[1.0], [2.0]], [-1, -1], "it needs samples of at least two classes, but got 0.",
+                 id="no-label"),
+    pytest.param([[1.0], [2.0]], [0.5, 1.5], "it needs samples of at least two classes, but got 0.",
+                 id="labels-that-are-not-whole"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("metric_class", [DataSeparation, NeuralCollapse, FisherRatio])
+@pytest.mark.parametrize(("x", "y", "reason"), DEGENERATE)
+def test_undefined_is_nan_with_one_warning(
+    metric_class: type[Metric], x: list[list[float]], y: list[float], reason: str
+) -> None:
+    metric = metric_class(num_classes=2)
+    metric.update(torch.tensor(x), torch.tensor(y))
+    sentence = f"^{metric_class.__name__} is NaN: {re.escape(reason)}$"
+    with pytest.warns(UserWarning, match=sentence):
+        assert torch.isnan(metric.compute())
+    metric.update(torch.tensor(x), torch.tensor(y))
+    if reason.startswith("no class"):
+        return  # the same samples again are two of each
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.isnan(metric.compute())
+
+
+def test_collapsed_classes() -> None:
+    x, y = torch.tensor([[0.0], [0.0], [1.0], [1.0]]), torch.tensor([0, 0, 1, 1])
+    values = []
+    for metric in (DataSeparation(2), NeuralCollapse(2), FisherRatio(2)):
+        metric.update(x, y)
+        values.append(metric.compute().item())
+    assert values == [0.0, 0.0, float("inf")]
