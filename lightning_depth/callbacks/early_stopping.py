@@ -23,8 +23,10 @@ from lightning_depth import _extras
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
 from lightning_depth.callbacks._best_weights import Place
 from lightning_depth.callbacks._criteria import StoppingCriterion
+from lightning_depth.callbacks._ending import as_errors, find_ending, is_rate, match_epochs
 from lightning_depth.callbacks._pytorch_lightning import join_trainer, leave_trainer
 from lightning_depth.callbacks._restoring import WeightKeeper, changes_before_check
+from lightning_depth.callbacks.training_error import TrainingErrorMonitor
 from lightning_depth.errors import (
     MisuseError,
     check_choice,
@@ -32,6 +34,7 @@ from lightning_depth.errors import (
     check_real,
     invalid,
 )
+from lightning_depth.findings import Finding
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,6 +88,8 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         "EarlyStopping{'monitor': 'val_loss', 'mode': 'min'}"
     """
 
+    _judges_ending = True  # the training monitor then leaves the verdict to this callback
+
     def __init__(
         self,
         monitor: str,
@@ -132,7 +137,9 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         self.start_from_epoch = check_count("start_from_epoch", start_from_epoch, minimum=0)
         self.min_delta_mode = check_choice("min_delta_mode", min_delta_mode, ("abs", "rel"))
         self.smoothing = check_real("smoothing", smoothing, 0.0, 0.999999)
-        self.every_n_steps = every_n_steps and check_count("every_n_steps", every_n_steps)
+        self.every_n_steps = every_n_steps
+        if every_n_steps is not None:
+            check_count("every_n_steps", every_n_steps)
         self.criterion = criterion
         self._fresh_score = self.best_score
         self._begin()
@@ -480,6 +487,33 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
             setattr(self, f"_{name}", copy(state[name]))
         self.best_epoch, self.best_step = state["best_epoch"], state["best_step"]
 
+    def _conclude(self, trainer: pl.Trainer) -> list[Finding]:
+        """Judge validation beside training, from the training monitor or the metric's twin."""
+        rows = [row for row in _rows(self._history.table()) if row["score"] is not None]
+        epochs = [row["epoch"] for row in rows]
+        training, chance = self._training_curve(trainer, rows, epochs)
+        return find_ending(
+            self.monitor,
+            epochs,
+            as_errors([row["score"] for row in rows], self.mode),
+            training,
+            chance=chance,
+            stopped=self.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED,
+        )
+
+    def _training_curve(
+        self, trainer: pl.Trainer, rows: list[dict[str, Any]], epochs: list[int]
+    ) -> tuple[list[float] | None, float | None]:
+        """Return the metric on training data at each check, and what chance gives."""
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
+        for callback in callbacks:
+            if isinstance(callback, TrainingErrorMonitor):
+                rate = self.mode == "max" or is_rate(self.monitor)
+                curve = match_epochs(callback.history, epochs, "error" if rate else "loss")
+                return curve, callback.chance_error if rate else callback.chance_loss
+        twins = [row["train_score"] for row in rows]
+        return (None if None in twins else as_errors(twins, self.mode)), None
+
     def _summary(self) -> str:
         return ""
 
@@ -501,6 +535,10 @@ _KEPT = (
 def _finite(value: Tensor) -> float | None:
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+def _rows(table: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
 
 
 def _may_stop(trainer: pl.Trainer) -> bool:

@@ -21,6 +21,7 @@ from torchmetrics import Metric
 
 from lightning_depth import _extras
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
+from lightning_depth.callbacks._ending import find_untrained
 from lightning_depth.callbacks._training_samples import (
     CollectedShare,
     TrainingShare,
@@ -28,6 +29,7 @@ from lightning_depth.callbacks._training_samples import (
     map_style,
 )
 from lightning_depth.errors import ConfigurationError, check_count
+from lightning_depth.findings import Finding
 from lightning_depth.functional.classification import (
     IGNORED,
     chance_error,
@@ -228,12 +230,19 @@ class TrainingErrorMonitor(DepthCallback):
         known = targets[targets != IGNORED]
         return torch.cat([sums, torch.bincount(known, minlength=outputs.shape[1]).float()])
 
+    def _conclude(self, trainer: pl.Trainer) -> list[Finding]:
+        """Whether the network fitted its training data; early stopping, if there, knows more."""
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
+        judged = any(hasattr(callback, "_judges_ending") for callback in callbacks)
+        errors = self._history.table().get("error", [])
+        return [] if judged or self.error is not None else find_untrained(errors, self.chance_error)
+
     def _summary(self) -> str:
         table = self._history.table()
         if not table:
             return ""
         error, loss, epoch = table["error"][-1], table["loss"][-1], table["epoch"][-1]
-        return f"The training error in evaluation mode is {error:.3g} (loss {loss:.3g}, epoch {epoch})."
+        return f"Training error in evaluation mode: {error:.3g} (loss {loss:.3g}, epoch {epoch})."
 
     def _extra_state(self) -> dict[str, Any]:
         return {"class_counts": self._class_counts}

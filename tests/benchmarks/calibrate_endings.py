@@ -1,0 +1,154 @@
+"""How often the verdict on how training ended is right: 20 seeds of each kind of run.
+
+    python tests/benchmarks/calibrate_endings.py [first seed]
+
+Thresholds were set on seeds 100 to 119; the table in docs/calibration.md is of seeds 0 to 19.
+Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_depth.callbacks import EarlyStopping, TrainingErrorMonitor
+from lightning_depth.functional.curves import judge_curves
+
+SEEDS = 20
+
+
+class Net(pl.LightningModule):
+    """An MLP with the optimizer and schedule of the case."""
+
+    def __init__(self, net: nn.Module, optimizer: Callable[..., torch.optim.Optimizer]) -> None:
+        super().__init__()
+        self.net, self.optimizer = net, optimizer
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.net(inputs)
+        return output
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        logits = self(batch[0])
+        self.log("val_loss", nn.functional.cross_entropy(logits, batch[1]))
+        self.log("val_error", (logits.argmax(1) != batch[1]).float().mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.optimizer(self.parameters())
+
+
+def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Return an MLP on digits."""
+    sizes = [64, *widths]
+    layers: list[nn.Module] = []
+    for before, after in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(before, after), activation()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], 10))
+
+
+def sgd(lr: float, decay: float = 0.0) -> Callable[..., torch.optim.Optimizer]:
+    """Return an optimizer factory."""
+    return lambda parameters: torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=decay)
+
+
+def adam(lr: float) -> Callable[..., torch.optim.Optimizer]:
+    """Return an optimizer factory."""
+    return lambda parameters: torch.optim.Adam(parameters, lr)
+
+
+# name: what is expected, training samples, share of wrong training labels, epochs, net, optimizer
+CASES: dict[str, tuple[str, int, float, int, Callable[[], nn.Module], Any]] = {
+    "over-fits: 200 samples, 30 % wrong labels": (
+        "OVERFITTING", 200, 0.3, 40, lambda: mlp(128, 128), adam(3e-3)),
+    "over-fits: 400 samples, 20 % wrong labels, deep": (
+        "OVERFITTING", 400, 0.2, 40, lambda: mlp(64, 64, 64, 64), adam(2e-3)),
+    "under-fits: learning rate 1,000 times too small": (
+        "UNDERFITTING", 800, 0.0, 15, lambda: mlp(64), sgd(1e-4)),
+    "under-fits: ten sigmoid layers": (
+        "UNDERFITTING", 800, 0.0, 15, lambda: mlp(*[32] * 10, activation=nn.Sigmoid), sgd(0.05)),
+    "under-fits: one unit wide": ("UNDERFITTING", 800, 0.0, 20, lambda: mlp(1), sgd(0.02)),
+    "under-fits: weight decay 0.3": (
+        "UNDERFITTING", 800, 0.0, 15, lambda: mlp(64, 64), sgd(0.02, 0.3)),
+    "labels shuffled": ("OVERFITTING", 200, 1.0, 60, lambda: mlp(256), adam(3e-3)),
+    "healthy: weight decay 0.001, 1,200 samples": (
+        "-", 1200, 0.0, 25, lambda: mlp(64, 64), sgd(0.05, 1e-3)),
+    "stopped too early": ("STILL_IMPROVING", 1200, 0.0, 6, lambda: mlp(64), sgd(0.01)),
+}  # fmt: skip
+
+
+def run(name: str, seed: int, monitor: str) -> str:
+    """Return the kind of the first finding of a run, "-" without one."""
+    _, size, wrong, epochs, build, optimizer = CASES[name]
+    pl.seed_everything(seed, verbose=False)
+    images, labels = load_digits(return_X_y=True)
+    order = torch.randperm(len(labels))
+    inputs, targets = torch.tensor(images / 16).float()[order], torch.tensor(labels)[order]
+    train, val = slice(0, size), slice(1200, None)
+    noisy = targets[train].clone()
+    changed = torch.rand(size) < wrong
+    noisy[changed] = noisy[changed][torch.randperm(int(changed.sum()))]
+    stopping = EarlyStopping(monitor, patience=1000)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[TrainingErrorMonitor(), stopping],
+    )  # fmt: skip
+    trainer.fit(
+        Net(build(), optimizer),
+        DataLoader(TensorDataset(inputs[train], noisy), 50, shuffle=True),
+        DataLoader(TensorDataset(inputs[val], targets[val]), 600),
+    )
+    return stopping.findings[0].kind.value if stopping.findings else "-"
+
+
+def flat(seed: int, correlation: float) -> str:
+    """Return the verdict on a flat validation curve with noise of 5 %, while training falls."""
+    draw, noise, curve = random.Random(seed), 0.0, []
+    for _ in range(30):
+        fresh = draw.gauss(0, 0.05 * (1 - correlation**2) ** 0.5)
+        noise = correlation * noise + fresh
+        curve.append(1 + noise)
+    verdict = judge_curves(curve, [0.9**epoch for epoch in range(30)], chance=2.3)
+    return "-" if verdict is None else verdict.kind
+
+
+def row(name: str, expected: str, kinds: list[str]) -> str:
+    """Return a line of the table."""
+    others = Counter(kind for kind in kinds if kind != expected)
+    told = ", ".join(f"{kind} {count}" for kind, count in others.items()) or "none"
+    return f"| {name} | {expected} | {kinds.count(expected)} of {len(kinds)} | {told} |"
+
+
+def main() -> None:
+    """Print the table."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    first = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    seeds = range(first, first + SEEDS)
+    print("| run | expected | right | others |\n| --- | --- | --- | --- |")
+    for correlation in (0.0, 0.5):
+        name = f"flat curve of 30 checks, noise 5 %, correlation {correlation}"
+        print(row(name, "-", [flat(seed, correlation) for seed in seeds]))
+    for name, case in CASES.items():
+        for monitor in ("val_loss", "val_error"):
+            kinds = [run(name, seed, monitor) for seed in seeds]
+            print(row(f"{name} ({monitor})", case[0], kinds), flush=True)
+
+
+if __name__ == "__main__":
+    main()
