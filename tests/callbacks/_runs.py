@@ -30,8 +30,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """How each public callback is made so that it measures something in a run of a few steps."""
 
-PREDICTING = {"LayerSeparabilityProbe", "TrainingErrorMonitor"}
-"""Those that call the module on batches and must be told how, where these are not pairs."""
+FOR_UNKNOWN_BATCHES: dict[str, dict[str, Any]] = {
+    "LayerSeparabilityProbe": {"labels": "y"},
+    "TrainingErrorMonitor": {"predict": "predict_batch"},
+}
+"""What those that look into batches must be told, where these are not pairs."""
 
 
 def public_callbacks() -> list[str]:
