@@ -63,8 +63,8 @@ def read_recordings(root: Path) -> list[Recording]:
     path = root / _ARCHIVE if (root / _ARCHIVE).is_file() else root
     files = _from_zip(path) if path.is_file() else _from_folder(path / "recordings")
     found = [
-        Recording(int(match[1]), match[2], int(match[3]), _decode(f"{path}: {name}", content))
-        for name, content in files
+        Recording(int(match[1]), match[2], int(match[3]), _decode(f"{place}/{name}", content))
+        for place, name, content in files
         if (match := _NAME.fullmatch(name))
     ]
     if not found:
@@ -76,18 +76,18 @@ def read_recordings(root: Path) -> list[Recording]:
     return sorted(found, key=lambda recording: (recording.digit, recording.speaker, recording.take))
 
 
-def _from_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
+def _from_folder(folder: Path) -> Iterator[tuple[Path, str, bytes]]:
     for path in sorted(folder.glob("*.wav")):
-        yield path.name, path.read_bytes()
+        yield folder, path.name, path.read_bytes()
 
 
-def _from_zip(path: Path) -> Iterator[tuple[str, bytes]]:
+def _from_zip(path: Path) -> Iterator[tuple[Path, str, bytes]]:
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 name = PurePosixPath(member.filename)
                 if name.parent.name == "recordings" and member.file_size <= 2 * _LONGEST:
-                    yield name.name, archive.read(member)
+                    yield path / name.parent, name.name, archive.read(member)
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise ConfigurationError(
             f"The archive {str(path)!r} is truncated, damaged or no zip: {error}."
