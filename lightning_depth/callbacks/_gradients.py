@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +12,10 @@ from torch.nn.parameter import Parameter, is_lazy
 
 from lightning_depth.callbacks._norms import Norms, exact_norms, is_doubtful, local_part
 from lightning_depth.callbacks._sharding import Sharding
+from lightning_depth.callbacks._sources import PLAIN, Source
 from lightning_depth.layers import Layer, clean_name, layer_parameters
 
-__all__ = ["GradientTable", "LayerGradient", "ReadGradient", "Reading"]
-
-ReadGradient = Callable[[Parameter], "Tensor | None"]
+__all__ = ["GradientTable", "LayerGradient", "Reading"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ class GradientTable:
         parameters: Parameters of one optimizer.
         sharding: How they are spread over ranks.
         device: Where the numbers of all layers are joined.
+        source: Where gradients and weights are found.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class GradientTable:
         parameters: Iterable[Parameter],
         sharding: Sharding,
         device: torch.device,
+        source: Source = PLAIN,
     ) -> None:
         self._parameters = [parameter for parameter in parameters if _is_readable(parameter)]
         names = {id(parameter): clean_name(name) for name, parameter in model.named_parameters()}
@@ -99,19 +100,21 @@ class GradientTable:
         self._shares = [sharding.shares.get(id(p), 1.0) for p in self._parameters]
         self._group = sharding.group
         self._device = device
+        self._source = source
 
     @property
     def is_sharded(self) -> bool:
         """Whether reading takes part of every rank."""
         return self._group is not None
 
-    def gradients(self, read_gradient: ReadGradient) -> list[Tensor | None]:
+    def gradients(self) -> list[Tensor | None]:
         """Return what this rank holds of every gradient."""
-        return [local_part(read_gradient(parameter)) for parameter in self._parameters]
+        return [local_part(self._source.gradient(parameter)) for parameter in self._parameters]
 
     def weights(self) -> list[Tensor | None]:
         """Return what this rank holds of the weights by which layers are judged."""
-        return [local_part(self._parameters[place]) for place in self._watched]
+        read = self._source.weight
+        return [local_part(read(self._parameters[place])) for place in self._watched]
 
     def queue_gradients(self, gradients: Sequence[Tensor | None]) -> Norms:
         """Return the norms of gradients, on their way to the host."""
@@ -123,7 +126,6 @@ class GradientTable:
 
     def read(
         self,
-        read_gradient: ReadGradient,
         scale: Tensor | None = None,
         earlier: Norms | None = None,
         *,
@@ -132,7 +134,6 @@ class GradientTable:
         """Return gradients and weights as they are now.
 
         Args:
-            read_gradient: Returns a parameter's gradient.
             scale: Loss scale of a GradScaler, on its device.
             earlier: Norms of an earlier step, to be brought along in the same copy.
             unscale: Whether the gradients still carry the loss scale.
@@ -140,7 +141,7 @@ class GradientTable:
         Returns:
             None where no parameter has a gradient on any rank.
         """
-        gradients, weights = self.gradients(read_gradient), self.weights()
+        gradients, weights = self.gradients(), self.weights()
         queued = self.queue_gradients(gradients)
         weight_slots = queued.absorb(self.queue_weights(weights))
         scale_slots = queued.absorb(self._queue([scale], [1.0 / self._ranks()]))

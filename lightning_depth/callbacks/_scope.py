@@ -9,21 +9,14 @@ from statistics import median
 from typing import Any
 
 import lightning.pytorch as pl
-from torch import Tensor
-from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
 from lightning_depth.callbacks._clipping import Clipping, norm_after
 from lightning_depth.callbacks._flow import Flow, read_flow
-from lightning_depth.callbacks._gradients import GradientTable, ReadGradient
+from lightning_depth.callbacks._gradients import GradientTable
 from lightning_depth.callbacks._updates import StepWatcher
 
-__all__ = ["Counts", "Record", "Scope", "plain_gradient"]
-
-
-def plain_gradient(parameter: Parameter) -> Tensor | None:
-    """Return the gradient where PyTorch keeps it."""
-    return parameter.grad
+__all__ = ["Counts", "Record", "Scope"]
 
 
 @dataclass
@@ -107,7 +100,6 @@ class Scope:
         table: Its parameters.
         watcher: Measures what its steps change.
         counts: Of this optimizer, also from before a resumption.
-        read_gradient: Returns a parameter's gradient.
         clipping: What happens to the gradient after it is read.
         limit: ``gradient_clip_val`` of the Trainer.
         scaler: GradScaler of the run, if there is one.
@@ -117,7 +109,6 @@ class Scope:
     table: GradientTable
     watcher: StepWatcher
     counts: Counts
-    read_gradient: ReadGradient = plain_gradient
     clipping: Clipping = Clipping.NONE
     limit: float | None = None
     scaler: Any = None
@@ -137,7 +128,6 @@ class Scope:
             The new record, and the last one if it was incomplete; None where there is no gradient.
         """
         reading = self.table.read(
-            self.read_gradient,
             getattr(self.scaler, "_scale", None),
             self.watcher.take(),
             unscale=self.scaler is not None
@@ -160,8 +150,7 @@ class Scope:
             updates=(math.nan,) * len(reading.layers),
         )
         if not skipped:
-            measured = self.clipping is Clipping.OTHER
-            self.watcher.watch(optimizer, self.read_gradient if measured else None)
+            self.watcher.watch(optimizer, clipped=self.clipping is Clipping.OTHER)
         return self.record, completed
 
     def finish(self, *, collective: bool) -> Record | None:

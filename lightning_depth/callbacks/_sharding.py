@@ -33,7 +33,8 @@ class Sharding:
 
     def shape(self, parameter: Parameter) -> torch.Size:
         """Return the shape that a parameter has in the user's code."""
-        return self.shapes.get(id(parameter), parameter.shape)
+        partitioned: torch.Size | None = getattr(parameter, "ds_shape", None)  # DeepSpeed ZeRO-3
+        return partitioned or self.shapes.get(id(parameter), parameter.shape)
 
 
 def read_sharding(model: nn.Module, parameters: Iterable[Parameter]) -> Sharding:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lightning_depth.callbacks._gradients import GradientTable, ReadGradient
+from lightning_depth.callbacks._gradients import GradientTable
 from lightning_depth.callbacks._norms import Norms
 
 __all__ = ["StepWatcher"]
@@ -37,23 +37,22 @@ class StepWatcher:
         self._updates = updates
         self._before: list[Tensor | None] = []
         self._handle: RemovableHandle | None = None
-        self._read_gradient: ReadGradient | None = None
+        self._clipped = False
         self._queued: Norms | None = None
         self._num_updates = 0
 
-    def watch(self, optimizer: Optimizer, clipped: ReadGradient | None) -> None:
+    def watch(self, optimizer: Optimizer, *, clipped: bool) -> None:
         """Measure the step that is about to happen.
 
         Args:
             optimizer: It takes the step.
-            clipped: Returns a parameter's gradient, where clipping is to be measured after it was
-                done.
+            clipped: Whether the gradient is measured again, after it was clipped.
         """
         self.release()
         if self._updates:
             self._keep(self._table.weights())
-        if self._updates or clipped is not None:
-            self._read_gradient = clipped
+        if self._updates or clipped:
+            self._clipped = clipped
             self._handle = optimizer.register_step_post_hook(self._after_step)
 
     def take(self) -> Norms | None:
@@ -101,8 +100,8 @@ class StepWatcher:
                     torch._foreach_sub_(kept, new)
                 norms = self._table.queue_weights(self._before)
                 self._num_updates = len(self._before)
-            if self._read_gradient is not None:
-                after = self._table.queue_gradients(self._table.gradients(self._read_gradient))
+            if self._clipped:
+                after = self._table.queue_gradients(self._table.gradients())
                 if norms is None:
                     norms = after
                 else:

@@ -108,7 +108,7 @@ class ActivationMonitor(DepthCallback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model out of copies."""
-        return {**self.__dict__, "_layers": [], "_recorder": None, "_activity": None}
+        return {**super().__getstate__(), "_layers": [], "_recorder": None, "_activity": None}
 
     def plot(self) -> tuple[Figure, Axes]:
         """Draw the RMS of the layers' outputs by depth and step.

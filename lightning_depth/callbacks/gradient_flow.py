@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
@@ -25,6 +26,7 @@ from lightning_depth.callbacks._order import ExecutionOrder
 from lightning_depth.callbacks._pace import next_due, step_of, steps_between
 from lightning_depth.callbacks._scope import Counts, Record, Scope
 from lightning_depth.callbacks._sharding import read_sharding
+from lightning_depth.callbacks._sources import HIDDEN, Source, choose_source
 from lightning_depth.callbacks._streaks import Streaks
 from lightning_depth.callbacks._updates import StepWatcher
 from lightning_depth.errors import check_count
@@ -50,6 +52,11 @@ _TOTAL_COLUMNS = (
 )
 _FEW = ("norm", "clipped_norm", "shrink_per_layer")
 """What is logged of each of several optimizers."""
+_MISSES = 3
+"""Steps without any gradient after which that is said."""
+
+
+_FORGOTTEN: dict[str, Any] = {"_layers": None, "_order": None, "_source": None}
 
 
 class GradientFlowMonitor(DepthCallback):
@@ -61,8 +68,9 @@ class GradientFlowMonitor(DepthCallback):
     shrinks with every layer toward the input (Glorot and Bengio 2010). Findings are VANISHING,
     EXPLODING, NON_FINITE and NO_GRADIENT, each after it has lasted.
 
-    The first ``patience`` steps are always measured, because a network that cannot pass a gradient
-    shows it at its initialisation and may hide it later.
+    The first ``patience + 1`` steps are always measured, because a network that cannot pass a
+    gradient shows it at its initialisation and may hide it later. With several optimizers each is
+    measured on its own, over its own parameters.
 
     Args:
         granularity: "block" watches the repeated blocks of the network with what comes before and
@@ -80,7 +88,6 @@ class GradientFlowMonitor(DepthCallback):
 
     Example:
         >>> monitor = GradientFlowMonitor(every_n_steps=1)
-        >>> trainer = pl.Trainer(max_steps=2, callbacks=[monitor], logger=False)  # doctest: +SKIP
         >>> monitor.patience
         3
     """
@@ -119,10 +126,12 @@ class GradientFlowMonitor(DepthCallback):
         self._layers: list[Layer] | None = None
         self._order: ExecutionOrder | None = None
         self._scopes: dict[int, Scope] = {}
+        self._source: Source | None = None
+        self._missed = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model's parameters out of copies."""
-        return {**self.__dict__, "_due": {}, "_layers": None, "_order": None, "_scopes": {}}
+        return {**super().__getstate__(), "_due": {}, "_scopes": {}, **_FORGOTTEN}
 
     @property
     def totals(self) -> dict[str, list[Any]]:
@@ -159,11 +168,15 @@ class GradientFlowMonitor(DepthCallback):
         """Choose the layers, so that a pattern that matches nothing is told before training."""
         super().on_fit_start(trainer, pl_module)
         self._layers = select_layers(pl_module, self.granularity, self.include, self.exclude)
+        source = choose_source(trainer)
+        self._source = source if isinstance(source, Source) else None
+        if isinstance(source, str):
+            rank_zero_warn(HIDDEN.format(reason=source))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the order of execution during the first step."""
         super().on_train_start(trainer, pl_module)
-        if self._layers is not None:
+        if self._layers is not None and self._source is not None:
             self._order = ExecutionOrder(pl_module, self._layers)
 
     def on_before_optimizer_step(
@@ -187,7 +200,12 @@ class GradientFlowMonitor(DepthCallback):
     def _measure(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer, step: int
     ) -> None:
-        scope = self._scopes.get(id(optimizer)) or self._enter(trainer, pl_module, optimizer)
+        source = self._source
+        if source is None or not source.is_ready():
+            return
+        scope = self._scopes.get(id(optimizer)) or self._enter(
+            trainer, pl_module, optimizer, source
+        )
         pace = steps_between(trainer, self.every_n_steps)
         begun = scope.counts.measured > self.patience
         if begun and (step + 1) % pace:  # a resumed run meets its optimizer at any step
@@ -196,6 +214,7 @@ class GradientFlowMonitor(DepthCallback):
         self._due[id(optimizer)] = next_due(step, pace) if begun else step + 1
         records = scope.read(trainer, optimizer, step)
         if records is None:
+            self._miss(trainer)
             return
         record, completed = records
         self._keep_record(completed)
@@ -203,7 +222,11 @@ class GradientFlowMonitor(DepthCallback):
         self._log(pl_module, self._scalars(scope, record, completed))
 
     def _enter(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        optimizer: Optimizer,
+        source: Source,
     ) -> Scope:
         """Meet an optimizer for the first time in this run."""
         if self._order is not None:
@@ -217,17 +240,28 @@ class GradientFlowMonitor(DepthCallback):
             parameters,
             read_sharding(trainer.strategy.model or pl_module, parameters),
             trainer.strategy.root_device,
+            source,
         )
         self._scopes[id(optimizer)] = scope = Scope(
             place,
             table,
-            StepWatcher(table, self.update_ratio),
+            StepWatcher(table, self.update_ratio and source.in_place),
             self._counts.setdefault(place, Counts()),
             clipping=read_clipping(trainer, pl_module),
             limit=trainer.gradient_clip_val,
             scaler=getattr(trainer.precision_plugin, "scaler", None),
         )
         return scope
+
+    def _miss(self, trainer: pl.Trainer) -> None:
+        """Say once that there is nothing to read, where that is so from the beginning."""
+        self._missed += 1
+        if self._missed == _MISSES and not len(self._totals):
+            rank_zero_warn(
+                f"GradientFlowMonitor found no gradient in {_MISSES} steps: either "
+                f"{type(trainer.strategy).__name__} keeps them to itself or `training_step` "
+                "returns None. Gradient flow is not measured until there is one."
+            )
 
     def _judge(
         self, trainer: pl.Trainer, scope: Scope, record: Record, completed: Record | None

@@ -19,7 +19,6 @@ from lightning_depth.callbacks._activity_findings import (
 from lightning_depth.callbacks._activity_host import bring
 from lightning_depth.callbacks._flow import judge, read_flow
 from lightning_depth.callbacks._gradients import GradientTable
-from lightning_depth.callbacks._scope import plain_gradient
 from lightning_depth.callbacks._sharding import Sharding
 from lightning_depth.errors import MisuseError
 from lightning_depth.findings import Finding, rank_findings
@@ -89,7 +88,7 @@ def measure_gradients(
     parameters = list(model.parameters())
     device = parameters[0].device if parameters else torch.device("cpu")
     layers = select_layers(model, granularity, include, exclude)
-    reading = GradientTable(model, layers, parameters, Sharding(), device).read(plain_gradient)
+    reading = GradientTable(model, layers, parameters, Sharding(), device).read()
     if reading is None:
         raise MisuseError("No parameter has a gradient: call `backward` on a loss first.")
     flow = read_flow(reading)

@@ -11,28 +11,19 @@ from torch import Tensor, nn
 from lightning_depth.callbacks import FindingError, FindingWarning, GradientFlowMonitor
 from lightning_depth.errors import ConfigurationError, MisuseError
 from lightning_depth.findings import FindingKind
-from tests.callbacks.toy import Batch, Toy, fit, make_batches, make_net, reference, rows
+from tests.callbacks.toy import (
+    BLOCKS,
+    Batch,
+    Toy,
+    assert_equals_reference,
+    fit,
+    make_batches,
+    make_net,
+    reference,
+    rows,
+)
 
 EVERY = 1
-BLOCKS = {
-    "net.0": "0",
-    **{f"net.{place}": f"{place}.linear" for place in range(1, 5)},
-    "net.5": "5",
-}
-
-
-def assert_equals_reference(
-    monitor: GradientFlowMonitor, expected: list[dict[str, float]], rel: float = 1e-5
-) -> None:
-    assert monitor.totals["norm"] == pytest.approx([seen["norm"] for seen in expected], rel=rel)
-    for column, key in (("grad_rms", "grad"), ("weight_rms", "weight")):
-        for step, seen in zip(rows(monitor.history, column), expected, strict=True):
-            wanted = {layer: seen[f"{key}/{path}.weight"] for layer, path in BLOCKS.items()}
-            assert step == pytest.approx(wanted, rel=rel)
-    for step, seen in zip(rows(monitor.history, "update_to_weight"), expected, strict=True):
-        wanted = {layer: seen[f"update/{path}.weight"] for layer, path in BLOCKS.items()}
-        # differences of float32 weights keep about four digits of a step of a thousandth
-        assert step == pytest.approx(wanted, rel=max(rel, 1e-4))
 
 
 def test_numbers_equal_a_loop_without_lightning() -> None:

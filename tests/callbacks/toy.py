@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+
+from lightning_depth.callbacks import GradientFlowMonitor
 
 Batch = tuple[Tensor, Tensor]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -20,6 +23,13 @@ QUIET: dict[str, Any] = {
     "enable_checkpointing": False,
     "enable_progress_bar": False,
     "enable_model_summary": False,
+}
+
+
+BLOCKS = {
+    "net.0": "0",
+    **{f"net.{place}": f"{place}.linear" for place in range(1, 5)},
+    "net.5": "5",
 }
 
 
@@ -141,3 +151,29 @@ def rows(history: dict[str, list[Any]], column: str) -> list[dict[str, Any]]:
         }
         for step in steps
     ]
+
+
+def compare(
+    history: dict[str, list[Any]],
+    totals: dict[str, list[Any]],
+    expected: list[dict[str, float]],
+    rel: float = 1e-5,
+    paths: dict[str, str] = BLOCKS,
+) -> None:
+    """Hold a monitor's numbers against those of ``reference``."""
+    assert totals["norm"] == pytest.approx([seen["norm"] for seen in expected], rel=rel)
+    # differences of float32 weights keep about four digits of a step of a thousandth
+    for column, key, near in (
+        ("grad_rms", "grad", rel),
+        ("weight_rms", "weight", rel),
+        ("update_to_weight", "update", max(rel, 1e-4)),
+    ):
+        for step, seen in zip(rows(history, column), expected, strict=True):
+            wanted = {layer: seen[f"{key}/{path}.weight"] for layer, path in paths.items()}
+            assert step == pytest.approx(wanted, rel=near)
+
+
+def assert_equals_reference(
+    monitor: GradientFlowMonitor, expected: list[dict[str, float]], rel: float = 1e-5
+) -> None:
+    compare(monitor.history, monitor.totals, expected, rel)
