@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from enum import Enum
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_depth.functional.gradients import clipped_norm
 
@@ -32,12 +31,18 @@ def read_clipping(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Clippin
     """
     if not pl_module.automatic_optimization:
         return Clipping.NONE
-    if is_overridden("configure_gradient_clipping", pl_module):
+    if not _is_lightnings(type(pl_module).configure_gradient_clipping):
         return Clipping.OTHER
     if not trainer.gradient_clip_val:
         return Clipping.NONE
     by_value = str(getattr(trainer.gradient_clip_algorithm, "value", "norm") or "norm") == "value"
     return Clipping.OTHER if by_value else Clipping.BY_NORM
+
+
+def _is_lightnings(method: object) -> bool:
+    """Whether a method is Lightning's own, of whichever of its two packages."""
+    package = getattr(method, "__module__", "").partition(".")[0]
+    return package in {"lightning", "pytorch_lightning"}
 
 
 def norm_after(

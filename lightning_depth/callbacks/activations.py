@@ -119,14 +119,7 @@ class ActivationMonitor(DepthCallback):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        table = self.history
-        return draw_heatmap(
-            table.get("step", []),
-            table.get("depth", []),
-            table.get("layer", []),
-            table.get("rms", []),
-            "RMS of the output",
-        )
+        return draw_heatmap(self.history, "rms", "Activations by depth", "RMS of the output")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the layers, so that a pattern that matches nothing is told before training."""

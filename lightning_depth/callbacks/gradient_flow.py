@@ -155,13 +155,8 @@ class GradientFlowMonitor(DepthCallback):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        table = self.history
         return draw_heatmap(
-            table.get("step", []),
-            table.get("depth", []),
-            table.get("layer", []),
-            table.get("grad_to_weight", []),
-            "gradient RMS / weight RMS",
+            self.history, "grad_to_weight", "Gradient flow by depth", "gradient RMS / weight RMS"
         )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -259,4 +259,4 @@ def test_plot_shows_depth_and_step() -> None:
     fit(Toy(), monitor)
     _, axes = monitor.plot()
     assert [text.get_text() for text in axes.get_yticklabels()] == list(BLOCKS)
-    assert axes.images[0].get_array().shape == (6, 4)
+    assert axes.collections[0].get_array().shape == (6, 4)
