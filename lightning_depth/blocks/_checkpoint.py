@@ -16,19 +16,24 @@ __all__ = ["checkpoint_once", "frozen_statistics"]
 
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Let batch normalisation use the batch's statistics without recording them."""
+    """Let batch normalisation use the batch's statistics without recording them.
+
+    A momentum of zero leaves the recorded values as they are, to the bit; they are still passed,
+    since a checkpoint must save as many tensors in the recomputation as in the forward pass.
+    """
     norms = [
         norm
         for norm in module.modules()
         if isinstance(norm, _BatchNorm) and norm.training and norm.track_running_stats
     ]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def checkpoint_once(module: nn.Module, run: Callable[..., Any], *inputs: Any) -> Any:

@@ -22,6 +22,7 @@ class PaddedShortcut(nn.Module):
         in_channels: Channels that come in.
         out_channels: Channels that go out, at least as many; half of the zeros go before.
         stride: Step of the subsampling; 1 keeps the size.
+        dims: 2 for images, 0 for ``(B, C)``.
 
     Example:
         >>> from torch import ones
@@ -29,23 +30,22 @@ class PaddedShortcut(nn.Module):
         torch.Size([1, 32, 4, 4])
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, dims: int = 2) -> None:
         super().__init__()
         if out_channels < in_channels:
             raise ConfigurationError(
                 f"Shortcut option A only adds channels, but `out_channels` (={out_channels}) is "
                 f"less than `in_channels` (={in_channels}); take option B."
             )
-        self.before = (out_channels - in_channels) // 2
-        self.after = out_channels - in_channels - self.before
+        before = (out_channels - in_channels) // 2
+        self.padding = [0, 0] * dims + [before, out_channels - in_channels - before]
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the input, subsampled and padded with zero channels."""
-        if x.dim() == 2:
-            return F.pad(x, [self.before, self.after])
-        x = x[:, :, :: self.stride, :: self.stride]
-        return F.pad(x, [0, 0, 0, 0, self.before, self.after])
+        if self.stride > 1:
+            x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, self.padding)
 
 
 def make_shortcut(
@@ -62,7 +62,7 @@ def make_shortcut(
     if same and option != "C":
         return nn.Identity()
     if option == "A":
-        return PaddedShortcut(in_channels, out_channels, stride)
+        return PaddedShortcut(in_channels, out_channels, stride, dims)
     return _projection(in_channels, out_channels, stride, dims, norm)
 
 

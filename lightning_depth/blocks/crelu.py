@@ -31,27 +31,28 @@ class CReLU(nn.Module):
         - Input: ``(B, C, ...)``.
         - Output: ``(B, 2 C, ...)``.
 
-    Args:
-        num_features: Channels after the concatenation, for ``affine``.
-        affine: Whether to learn a scale and a bias per channel, as the paper does.
-
     Example:
         >>> CReLU()(torch.tensor([[-1.0, 2.0]]))
         tensor([[0., 2., 1., 0.]])
     """
 
-    def __init__(self, num_features: int = 0, affine: bool = False) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
-
     def forward(self, x: Tensor) -> Tensor:
         """Return the positive and the negative part, one after the other."""
-        y = torch.cat((x, -x), dim=1).relu_()
-        if self.weight is not None and self.bias is not None:
-            shape = [1, -1] + [1] * (y.dim() - 2)
-            y = y * self.weight.view(shape) + self.bias.view(shape)
-        return y
+        return torch.cat((x, -x), dim=1).relu_()
+
+
+class ChannelAffine(nn.Module):
+    """A scale and a bias for each channel, learnt, as the paper puts them after its rectifiers."""
+
+    def __init__(self, num_features: int, dims: int) -> None:
+        super().__init__()
+        self.shape = [num_features] + [1] * dims
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features, scaled and moved."""
+        return x * self.weight.view(self.shape) + self.bias.view(self.shape)
 
 
 @register_block("crelu")
@@ -112,7 +113,9 @@ class CReLUBlock(nn.Module):
             layer = make_norm(norm, half, dims)
             if layer is not None:
                 self.branch.add_module(f"norm{number}", layer)
-            self.branch.add_module(f"crelu{number}", CReLU(out_channels, affine))
+            self.branch.add_module(f"crelu{number}", CReLU())
+            if affine:
+                self.branch.add_module(f"affine{number}", ChannelAffine(out_channels, dims))
             in_channels = out_channels
         initialize(self, init)
 

@@ -70,10 +70,10 @@ class DenseLayer(nn.Module):
 
     @torch.jit.unused
     def _forward_recomputed(self, features: list[Tensor]) -> Tensor:
-        return checkpoint_once(self.branch, _concatenate, features)
+        return checkpoint_once(self.branch, _concatenate, *features)
 
 
-def _concatenate(branch: nn.Module, features: list[Tensor]) -> Tensor:
+def _concatenate(branch: nn.Module, *features: Tensor) -> Tensor:
     output: Tensor = branch(torch.cat(features, dim=1))
     return output
 

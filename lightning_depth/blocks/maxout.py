@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from lightning_depth.blocks._init import Init, initialize
@@ -34,8 +35,7 @@ class Maxout(nn.Module):
         pieces: Linear functions for each unit.
 
     Example:
-        >>> from torch import tensor
-        >>> Maxout(2)(tensor([[1.0, -1.0, 0.0, 3.0]]))
+        >>> Maxout(2)(torch.tensor([[1.0, -1.0, 0.0, 3.0]]))
         tensor([[1., 3.]])
     """
 
@@ -45,8 +45,7 @@ class Maxout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the largest piece of every unit."""
-        units = x.shape[1] // self.pieces
-        return x.reshape([x.shape[0], units, self.pieces, *x.shape[2:]]).amax(dim=2)
+        return torch.unflatten(x, 1, [-1, self.pieces]).amax(dim=2)
 
 
 @register_block("maxout")
