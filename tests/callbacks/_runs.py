@@ -9,6 +9,8 @@ from types import ModuleType
 from typing import Any
 
 import lightning.pytorch as lightning_pytorch
+import pandas as pd  # type: ignore[import-untyped]
+import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
@@ -55,6 +57,22 @@ def make(name: str, **options: Any) -> DepthCallback:
 def observers() -> list[str]:
     """Those that never change a run."""
     return [name for name in public_callbacks() if name != "EarlyStopping"]
+
+
+every_callback = pytest.mark.parametrize("name", public_callbacks())
+every_observer = pytest.mark.parametrize("name", observers())
+every_layer_watcher = pytest.mark.parametrize(
+    "name", [name for name in observers() if name != "TrainingErrorMonitor"]
+)
+
+
+def table(callback: DepthCallback) -> pd.DataFrame:
+    return pd.DataFrame(callback.history)
+
+
+def watched(callback: DepthCallback) -> set[str]:
+    """Names of the layers; the probe has the network's input as layer 0."""
+    return set(callback.history["layer"]) - {"input"}
 
 
 def samples(num_batches: int = NUM_BATCHES) -> TensorDataset:
