@@ -31,7 +31,8 @@ __all__ = ["SpokenDigits"]
 
 Features = Literal["log_mel", "mfcc", "waveform"]
 _NUM_COEFFICIENTS = 13
-_TEST_TAKES, _VAL_TAKES = range(5), range(5, 10)
+_TEST_TAKES = range(5)
+_NUM_VAL_TAKES = 5
 
 
 class SpokenDigits(InMemoryDataModule):
@@ -50,9 +51,10 @@ class SpokenDigits(InMemoryDataModule):
         features: `log_mel` (32 bands every 10 ms), `mfcc` (13 coefficients of them) or `waveform`
             (8,000 numbers a second).
         batch_size: Samples of one training step.
-        split: `official` tests on takes 0 to 4 of every speaker and validates on takes 5 to 9 of
-            the official training part; `speaker` tests and validates on speakers of its own.
-        val_speaker: Who is kept for validation where `split` is `speaker`.
+        split: `official` tests on takes 0 to 4 of every speaker and validates on five of the other
+            takes; `speaker` tests on one speaker and validates on another.
+        seed: Seed that draws the takes, or the speaker, that are kept for validation.
+        val_speaker: Who is kept for validation where `split` is `speaker`; None draws one.
         test_speaker: Who is kept for testing where `split` is `speaker`.
         seconds: Length to which recordings are cut or padded.
         num_bands: Number of mel bands.
@@ -76,7 +78,8 @@ class SpokenDigits(InMemoryDataModule):
         batch_size: int = 64,
         *,
         split: Literal["official", "speaker"] = "official",
-        val_speaker: str = "jackson",
+        seed: int = 0,
+        val_speaker: str | None = None,
         test_speaker: str = "theo",
         seconds: float = 1.0,
         num_bands: int = 32,
@@ -86,6 +89,7 @@ class SpokenDigits(InMemoryDataModule):
         self.root = root
         self.features = check_choice("features", features, ("log_mel", "mfcc", "waveform"))
         self.split = check_choice("split", split, ("official", "speaker"))
+        self.seed = check_count("seed", seed, minimum=0)
         self.val_speaker = val_speaker
         self.test_speaker = test_speaker
         self.seconds = check_real("seconds", seconds, 0.1, 60.0)
@@ -132,13 +136,17 @@ class SpokenDigits(InMemoryDataModule):
 
     def _parts(self, recordings: list[Recording]) -> Tensor:
         """Return 0 for recordings to train on, 1 to validate on, 2 to test on."""
+        draw = np.random.default_rng(self.seed).permutation
         if self.split == "speaker":
             known = sorted({recording.speaker for recording in recordings})
-            val = check_name("speaker", self.val_speaker, known)
             test = check_name("speaker", self.test_speaker, known)
+            drawn = str(draw([name for name in known if name != test])[0])
+            val = check_name("speaker", self.val_speaker or drawn, known)
             chosen = [{val: 1, test: 2}.get(recording.speaker, 0) for recording in recordings]
         else:
-            takes = {**dict.fromkeys(_VAL_TAKES, 1), **dict.fromkeys(_TEST_TAKES, 2)}
+            others = sorted({recording.take for recording in recordings} - set(_TEST_TAKES))
+            takes = dict.fromkeys(_TEST_TAKES, 2)
+            takes.update(dict.fromkeys(draw(others)[:_NUM_VAL_TAKES].tolist(), 1))
             chosen = [takes.get(recording.take, 0) for recording in recordings]
         parts = torch.tensor(chosen)
         if any(not (parts == part).any() for part in range(3)):

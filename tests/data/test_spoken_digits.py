@@ -89,6 +89,19 @@ def test_speaker_split_keeps_speakers_apart(folder: Path) -> None:
     assert speakers == [{2}, {1}, {0}]
 
 
+def test_seed_draws_who_and_what_validates(folder: Path) -> None:
+    kept = set()
+    for seed in range(8):
+        splits = ready(folder, split="speaker", test_speaker="bob", seed=seed, speaker_label=True)
+        kept.add(int(splits.splits.val.tensors[2][0]))
+    assert kept == {0, 2}
+    first, again, other = (
+        ready(folder, features="waveform", seed=seed).splits.val.tensors[0] for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
 def test_second_label_comes_only_when_asked_for(folder: Path) -> None:
     assert len(next(iter(ready(folder).train_dataloader()))) == 2
     assert len(next(iter(ready(folder, speaker_label=True).train_dataloader()))) == 3
