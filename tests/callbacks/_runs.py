@@ -72,7 +72,7 @@ def table(callback: DepthCallback) -> pd.DataFrame:
 
 def watched(callback: DepthCallback) -> set[str]:
     """Names of the layers; the probe has the network's input as layer 0."""
-    return set(callback.history["layer"]) - {"input"}
+    return set(callback.history.get("layer", ())) - {"input"}
 
 
 def samples(num_batches: int = NUM_BATCHES) -> TensorDataset:

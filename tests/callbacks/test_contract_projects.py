@@ -6,23 +6,29 @@ import copy
 import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.cli import LightningCLI
 from omegaconf import OmegaConf
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.optim.swa_utils import AveragedModel
 
 import lightning_depth.callbacks
+from lightning_depth.errors import ConfigurationError
 from tests.callbacks._runs import (
     OPTIONS,
+    Block,
     Toy,
     every_callback,
     every_layer_watcher,
     fit,
     make,
+    network,
     public_callbacks,
+    table,
     watched,
 )
 
@@ -52,7 +58,8 @@ def test_can_be_made_from_yaml(name: str, tmp_path: Path) -> None:
         save_config_callback=None,
         args=["--config", str(tmp_path / "config.yaml")],
     )
-    assert type(cli.trainer.callbacks[0]) is getattr(lightning_depth.callbacks, name)
+    callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined]
+    assert type(callbacks[0]) is getattr(lightning_depth.callbacks, name)
 
 
 @every_callback
@@ -120,3 +127,58 @@ def test_run_without_loggers_is_no_failure(name: str, tmp_path: Path) -> None:
 def test_all_callbacks_print_one_box(capsys: pytest.CaptureFixture[str]) -> None:
     fit(*(make(name) for name in public_callbacks()))
     assert capsys.readouterr().out.count("+-- depth verdict") == 1
+
+
+class Crossed(nn.Module):
+    """Registers its last layer first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 3)
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.stem = nn.Linear(6, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in reversed(self.blocks):
+            x = block(x)
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+@every_layer_watcher
+def test_layers_are_numbered_in_order_of_execution(name: str) -> None:
+    callback = make(name)
+    fit(callback, module=Toy(Crossed()))
+    rows = table(callback)
+    last = rows[(rows["step"] == rows["step"].max()) & (rows["layer"] != "input")]
+    order = last.sort_values("depth")["layer"].tolist()
+    assert order == ["net.stem", "net.blocks.1", "net.blocks.0", "net.head"]
+
+
+@every_layer_watcher
+def test_names_of_checkpointed_layers_are_clean(name: str) -> None:
+    net = network(dropout=0.0)
+    callback, plain = make(name), make(name)
+    fit(callback, module=Toy(nn.Sequential(*(checkpoint_wrapper(part) for part in net))))
+    fit(plain, module=Toy(net))
+    assert watched(callback) == watched(plain)
+
+
+@every_layer_watcher
+def test_compiled_layers_have_clean_names_or_are_said_not_to_be_measured(
+    name: str, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    callback, plain = make(name), make(name)
+    compiled: Any = torch.compile(network(dropout=0.0), backend="eager")
+    fit(callback, module=Toy(compiled))
+    told = capsys.readouterr().out + str([str(warning.message) for warning in recwarn])
+    fit(plain, module=Toy(network(dropout=0.0)))
+    assert watched(callback) == watched(plain) or "compile" in told
+
+
+@every_layer_watcher
+@pytest.mark.parametrize("argument", ["include", "exclude"])
+def test_pattern_that_matches_nothing_is_refused_before_training(name: str, argument: str) -> None:
+    sentence = f"^`{argument}` must hold patterns that match a layer, but 'nets.*' matches none; "
+    with pytest.raises(ConfigurationError, match=sentence):
+        fit(make(name, **{argument: ["nets.*"]}))

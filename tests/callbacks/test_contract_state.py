@@ -111,7 +111,7 @@ def test_copies_can_be_used(name: str, how: str, after_fit: bool) -> None:
 @every_callback
 def test_copies_do_not_take_the_module_along(name: str) -> None:
     callback, toy = make(name), Toy()
-    toy.ballast = torch.zeros(1_000_000)  # type: ignore[assignment]
+    toy.ballast = torch.zeros(1_000_000)
     fit(callback, module=toy)
     assert len(pickle.dumps(callback)) < 1_000_000
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 import torch
 from lightning.pytorch import LightningModule
@@ -20,6 +21,7 @@ from tests.callbacks._runs import (
     Toy,
     as_batch,
     every_callback,
+    every_observer,
     fit,
     loader,
     make,
@@ -101,9 +103,8 @@ def test_works_with_data_without_a_length(name: str) -> None:
 @every_callback
 def test_works_with_batches_of_an_unknown_type(name: str) -> None:
     callback = make(name, **FOR_UNKNOWN_BATCHES.get(name, {}))
-    data = samples()
-    loaders = [DataLoader(data, BATCH_SIZE, collate_fn=as_batch) for _ in range(2)]
-    trainer(callback).fit(Toy(), *loaders)
+    train, val = (DataLoader(samples(), BATCH_SIZE, collate_fn=as_batch) for _ in range(2))
+    trainer(callback).fit(Toy(), train, val)
     if name != "EarlyStopping":
         assert len(table(callback)) > 0
 
@@ -133,11 +134,46 @@ class SilentToy(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+class Alternating(Toy):
+    """Two optimizers in manual optimization, of which each step uses one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        optimizers: Any = self.optimizers()
+        optimizer = optimizers[batch_idx % 2]
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        halves = [list(self.parameters())[:4], list(self.parameters())[4:]]
+        return [torch.optim.SGD(half, lr=0.1) for half in halves]
+
+
+@every_callback
+def test_works_with_several_optimizers(name: str) -> None:
+    callback = make(name)
+    toy = fit(callback, module=Alternating())
+    assert num_hooks(toy) == 0
+    if name != "EarlyStopping":
+        assert len(table(callback)) > 0
+
+
+@every_observer
+def test_two_of_a_kind_work_side_by_side(name: str) -> None:
+    first, second = make(name), make(name, prefix="second")
+    fit(first, second)
+    pd.testing.assert_frame_equal(table(first), table(second))
+
+
 @every_callback
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
 def test_works_outside_fit(name: str, stage: str) -> None:
     callback, toy = make(name), Toy()
     toy.test_step = toy.validation_step  # type: ignore[method-assign]
-    toy.predict_step = lambda batch, batch_idx: toy(batch[0])  # type: ignore[method-assign]
+    toy.predict_step = lambda batch: toy(batch[0])  # type: ignore[method-assign,misc]
     getattr(trainer(callback), stage)(toy, loader())
     assert num_hooks(toy) == 0
