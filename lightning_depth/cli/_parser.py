@@ -38,12 +38,13 @@ def make_parser() -> argparse.ArgumentParser:
     version = f"lightning-depth {lightning_depth.__version__}"
     parser.add_argument("--version", action="version", version=version, help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_study, _add_report, _add_budget, _add_inspect, _add_recipes):
+    adders = (_add_study, _add_report, _add_budget, _add_inspect, _add_recipes)
+    for add in adders:
         add(commands)
     return parser
 
 
-_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 
 def _add_study(commands: _Commands) -> None:

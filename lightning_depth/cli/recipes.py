@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning_depth.cli._show import make_console
 from lightning_depth.errors import ConfigurationError, check_name
-from lightning_depth.study import list_recipes, read_study
+from lightning_depth.study import Study, list_recipes
 
 __all__ = ["run"]
 
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.name is None:
         width = max(map(len, recipes))
         for name in recipes:
-            console.print(f"{name:<{width}}  {read_study(name).question}", markup=False)
+            console.print(f"{name:<{width}}  {Study.from_yaml(name).question}", markup=False)
         console.print(
             "\n`lightning-depth study NAME` runs one, `lightning-depth recipes NAME` copies it."
         )

@@ -7,7 +7,7 @@ import sys
 
 from lightning_depth.cli._display import Display, duration
 from lightning_depth.cli._show import make_console, show_result
-from lightning_depth.study import StudyResult, choose_folder, read_study, run_study
+from lightning_depth.study import Study, StudyResult, choose_folder, run_study
 
 __all__ = ["run"]
 
@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
         0, or 1 where a trial failed.
     """
     console = make_console()
-    study = read_study(arguments.recipe)
+    study = Study.from_yaml(arguments.recipe)
     folder = choose_folder(study, arguments.output)
     console.print(f"Study {study.name}: {folder}", markup=False, soft_wrap=True)
     try:

@@ -8,7 +8,7 @@ from lightning_depth.study.jobs import Event, Executor, Job, Trial
 from lightning_depth.study.recipes import find_recipe, list_recipes
 from lightning_depth.study.result import StudyResult
 from lightning_depth.study.run import choose_folder, run_study
-from lightning_depth.study.spec import Arm, Claim, Match, Study, parse_study, read_study
+from lightning_depth.study.spec import Arm, Claim, Match, Study
 
 __all__ = [
     "Arm",
@@ -29,7 +29,5 @@ __all__ = [
     "find_recipe",
     "list_recipes",
     "mean_interval",
-    "parse_study",
-    "read_study",
     "run_study",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 
 from lightning_depth.errors import ConfigurationError
 from lightning_depth.study.claims import ClaimResult, Interval, evaluate_claims, mean_interval
-from lightning_depth.study.spec import METRICS, TIMINGS, Study, parse_study
+from lightning_depth.study.spec import METRICS, TIMINGS, Study
 from lightning_depth.study.store import Store, write_text
 from lightning_depth.study.versions import installed_versions
 
@@ -65,7 +65,7 @@ class StudyResult:
         study = store.read_study()
         if study is None:
             raise ConfigurationError(f"The folder {str(folder)!r} holds no study.")
-        spec = parse_study(study["recipe"], str(store.folder / "study.json"))
+        spec = Study.from_dict(study["recipe"], str(store.folder / "study.json"))
         trials = _belonging(store.read_trials(), study)
         return cls(
             folder=store.folder,
@@ -79,7 +79,7 @@ class StudyResult:
     @property
     def spec(self) -> Study:
         """Return the study as it was specified."""
-        return parse_study(self.study["recipe"], str(self.folder / "study.json"))
+        return Study.from_dict(self.study["recipe"], str(self.folder / "study.json"))
 
     @property
     def arms(self) -> Mapping[str, Any]:

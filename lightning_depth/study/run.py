@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import logging
+import importlib
 import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_depth import _extras
 from lightning_depth.errors import ConfigurationError, check_choice, check_count
 from lightning_depth.study.executors import InProcessExecutor, LocalExecutor, num_cores
-from lightning_depth.study.jobs import Event, Executor, Job, Trial
+from lightning_depth.study.jobs import Event, Executor, Job
 from lightning_depth.study.result import StudyResult
 from lightning_depth.study.spec import Study
 from lightning_depth.study.store import SCHEMA, Store, now
 from lightning_depth.study.versions import installed_versions, machine
 
+if TYPE_CHECKING:
+    from lightning_depth.study.plan import Plan
+
 __all__ = ["choose_folder", "run_study"]
 
 _RUNS = "lightning-depth-runs"
-_log = logging.getLogger(__name__)
 
 
 def choose_folder(study: Study, output: str | Path | None = None) -> Path:
@@ -89,40 +91,63 @@ def run_study(
     """
     store = Store(choose_folder(study, output))
     runner = _choose_executor(study, executor, workers)
-    if fresh or not _is_complete(store, _stored(store, study)):
-        if isinstance(runner, LocalExecutor):
-            runner.warm_up()  # imports in the server what this process needs for the check
-        study.check()
+    is_left = fresh or not _is_complete(store, _stored(store, study))
+    plan = _plan(study, runner) if is_left else None
     with store.locked(_command()):
         stored = _stored(store, study)
-        if fresh or not _is_complete(store, stored):
-            _go_on(store, study, runner, fresh=fresh, wandb=wandb, on_event=on_event)
+        if plan is not None:
+            jobs = _prepare(store, study, plan, runner, fresh=fresh, wandb=wandb)
+            _run_jobs(store, runner, jobs, on_event or (lambda _: None))
         elif stored is not None and stored["recipe"] != study.to_dict():
             claims = {"recipe": study.to_dict(), "question": study.question}
             store.write_study(stored | claims)
         return _finish(store)
 
 
-def _go_on(
-    store: Store,
-    study: Study,
-    executor: Executor,
-    *,
-    fresh: bool,
-    wandb: bool,
-    on_event: Callable[[Event], None] | None,
-) -> None:
-    """Run what is left of a study."""
+def _plan(study: Study, executor: Executor) -> Plan:
+    """Build every part of a study once; what it names wrongly is refused here."""
+    _extras.scipy_stats()  # what is missing is told before anything is trained
+    _extras.jinja2()
+    if isinstance(executor, LocalExecutor):
+        executor.warm_up()  # imports in the server what this process imports for the plan
+    # By name: this brings in torch, which a stored study is shown without.
+    plan: Plan = importlib.import_module("lightning_depth.study.plan").make_plan(study)
+    return plan
+
+
+def _prepare(
+    store: Store, study: Study, plan: Plan, executor: Executor, *, fresh: bool, wandb: bool
+) -> list[Job]:
+    """Write down what will be run, and return the jobs that are left."""
     if fresh:
         store.clear()
-    trials = study.plan.trials
-    content = _describe(study, trials, executor)
-    store.write_study(content)
-    left = _left(store, trials)
-    phase = _run_trials(store, executor, _jobs(left, store, study, wandb), on_event)
-    store.write_study(
-        content | {"finished": now(), "trial_phase_s": phase, "trials_run": len(left)}
-    )
+    store.write_study(_describe(study, plan, executor))
+    group = f"{study.name}-{study.hash[:8]}" if wandb else None
+    offline = wandb and _is_offline()
+    return [
+        Job(trial, str(store.folder), group, offline)
+        for trial in plan.trials
+        if (record := store.read_trial(trial.key)) is None or record["status"] == "failed"
+    ]
+
+
+def _run_jobs(
+    store: Store, executor: Executor, jobs: list[Job], tell: Callable[[Event], None]
+) -> None:
+    """Run jobs, write each record as it comes, and at the end how long that took."""
+    begun, ended = None, 0.0
+    for job in jobs:
+        tell(Event("queued", job.trial))
+    with closing(executor.run(jobs)) as events:
+        for event in events:
+            if begun is None:
+                begun = time.perf_counter()
+            if event.kind == "finished":
+                ended = time.perf_counter()
+                store.write_trial(event.record)
+            tell(event)
+    phase = {"trial_phase_s": ended - begun if begun else 0.0, "trials_run": len(jobs)}
+    store.write_study((store.read_study() or {}) | phase | {"finished": now()})
 
 
 def _choose_executor(
@@ -156,50 +181,12 @@ def _is_complete(store: Store, stored: dict[str, Any] | None) -> bool:
     return all(record is not None and record["status"] == "finished" for record in records)
 
 
-def _left(store: Store, trials: Sequence[Trial]) -> list[Trial]:
-    records = {trial.key: store.read_trial(trial.key) for trial in trials}
-    return [
-        trial
-        for trial in trials
-        if (record := records[trial.key]) is None or record["status"] == "failed"
-    ]
-
-
-def _run_trials(
-    store: Store,
-    executor: Executor,
-    jobs: list[Job],
-    on_event: Callable[[Event], None] | None,
-) -> float:
-    """Run trials, write each record as it comes, and return the seconds from first to last."""
-    begun: float | None = None
-    ended = 0.0
-    tell = on_event or (lambda _: None)
-    for job in jobs:
-        tell(Event("queued", job.trial))
-    with closing(executor.run(jobs)) as events:
-        for event in events:
-            if begun is None:
-                begun = time.perf_counter()
-            if event.kind == "finished":
-                ended = time.perf_counter()
-                store.write_trial(event.record)
-            tell(event)
-    return ended - begun if begun is not None else 0.0
-
-
-def _jobs(trials: Sequence[Trial], store: Store, study: Study, wandb: bool) -> list[Job]:
-    group = f"{study.name}-{study.hash[:8]}" if wandb else None
-    offline = wandb and _is_offline()
-    return [Job(trial, str(store.folder), group, offline) for trial in trials]
-
-
 def _is_offline() -> bool:
     """Return whether W&B runs are kept on disk: no key, and no mode was asked for."""
     return "WANDB_MODE" not in os.environ and _extras.wandb().api.api_key is None
 
 
-def _describe(study: Study, trials: Sequence[Trial], executor: Executor) -> dict[str, Any]:
+def _describe(study: Study, plan: Plan, executor: Executor) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "name": study.name,
@@ -207,8 +194,8 @@ def _describe(study: Study, trials: Sequence[Trial], executor: Executor) -> dict
         "hash": study.hash,
         "command": _command(),
         "recipe": study.to_dict(),
-        "arms": {arm.name: arm.to_dict() for arm in study.plan.arms},
-        "trials": [trial.key for trial in trials],
+        "arms": {arm.name: arm.to_dict() for arm in plan.arms},
+        "trials": [trial.key for trial in plan.trials],
         "seeds": list(study.seeds),
         "versions": installed_versions(),
         "machine": machine(),

@@ -6,14 +6,12 @@ Nothing here imports torch, so that a stored study is shown again at once.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from lightning_depth.errors import (
     ConfigurationError,
@@ -25,9 +23,6 @@ from lightning_depth.errors import (
 from lightning_depth.study._reading import Place, read_yaml
 from lightning_depth.study.recipes import find_recipe
 
-if TYPE_CHECKING:
-    from lightning_depth.study.plan import Plan
-
 __all__ = [
     "METRICS",
     "TIMINGS",
@@ -36,8 +31,6 @@ __all__ = [
     "Match",
     "Study",
     "fingerprint",
-    "parse_study",
-    "read_study",
 ]
 
 METRICS = ("train_error", "train_loss", "val_error", "val_loss")
@@ -127,7 +120,7 @@ class Claim:
 class Study:
     """All arms, all seeds, how they are trained, and the claims they test.
 
-    Made by ``from_yaml`` or ``from_dict``, which check everything.
+    Made by ``from_yaml`` or ``from_dict``, which check its form.
 
     Args:
         name: Names the output folder.
@@ -165,7 +158,10 @@ class Study:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Study:
-        """Return the study that a recipe describes, with every value checked.
+        """Return the study that a recipe describes, its form being checked.
+
+        What it names (blocks, data sets, classes) is built once and checked by ``run_study``,
+        before any trial.
 
         Args:
             path: A recipe file, or the name of a recipe that ships with the package.
@@ -176,11 +172,12 @@ class Study:
         Raises:
             ConfigurationError: Something in the recipe is wrong; the message names file and key.
         """
-        return read_study(path).check()
+        file = find_recipe(path)
+        return cls.from_dict({"name": file.stem} | read_yaml(file, str(path)), str(path))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], source: str = "recipe") -> Study:
-        """Return the study that a recipe's content describes, with every value checked.
+        """Return the study that a recipe's content describes, its form being checked.
 
         Args:
             content: What the recipe's YAML holds, and its name.
@@ -192,7 +189,7 @@ class Study:
         Raises:
             ConfigurationError: Something in the recipe is wrong; the message names the key.
         """
-        return parse_study(content, source).check()
+        return _read_study(dict(content), Place(source))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the study as the content of a recipe, with every default filled in."""
@@ -206,64 +203,11 @@ class Study:
         plain: dict[str, Any] = json.loads(json.dumps(content))
         return plain
 
-    def check(self) -> Study:
-        """Build every part once, so that a wrong name is refused now, and return the study."""
-        _ = self.plan
-        return self
-
-    @cached_property
-    def plan(self) -> Plan:
-        """Return arms with their costs, and trials; made once, by building every part once."""
-        # By name: this brings in torch, which a stored study is shown without.
-        plan: Plan = importlib.import_module("lightning_depth.study.plan").make_plan(self)
-        return plan
-
     @property
     def hash(self) -> str:
         """Return a fingerprint of what is trained; question and claims may change freely."""
         content = self.to_dict()
         return fingerprint({key: content[key] for key in content.keys() - {"question", "claims"}})
-
-
-def read_study(path: str | Path) -> Study:
-    """Return the study of a recipe, its form being checked but nothing that it names.
-
-    Args:
-        path: A recipe file, or the name of a recipe that ships with the package.
-
-    Returns:
-        The study.
-
-    Raises:
-        ConfigurationError: The recipe's form is wrong; the message names file and key.
-
-    Example:
-        >>> read_study("degradation").name
-        'degradation'
-    """
-    file = find_recipe(path)
-    return parse_study({"name": file.stem} | read_yaml(file, str(path)), str(path))
-
-
-def parse_study(content: Mapping[str, Any], source: str = "recipe") -> Study:
-    """Return the study of a recipe's content, its form being checked but nothing that it names.
-
-    Args:
-        content: What the recipe's YAML holds, and its name.
-        source: What messages call the recipe.
-
-    Returns:
-        The study.
-
-    Raises:
-        ConfigurationError: The recipe's form is wrong; the message names the key.
-
-    Example:
-        >>> arm = {"network": {"block": "plain", "hidden_layers": 1, "width": 8}}
-        >>> parse_study({"name": "one", "epochs": 1, "arms": {"a": arm}}).epochs
-        1
-    """
-    return _read_study(dict(content), Place(source))
 
 
 def fingerprint(content: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from lightning_depth.cli import main
 from lightning_depth.cli._parser import make_parser
-from lightning_depth.study import read_study
+from lightning_depth.study import Study
 
 Capture = pytest.CaptureFixture[str]
 
@@ -87,7 +87,7 @@ def test_recipes_are_listed_with_their_questions(capsys: Capture) -> None:
 
 def test_recipe_is_copied_to_edit_and_never_over_a_file(capsys: Capture) -> None:
     assert main(["recipes", "degradation"]) == 0
-    assert read_study("degradation.yaml") == read_study("degradation")
+    assert Study.from_yaml("degradation.yaml") == Study.from_yaml("degradation")
     assert main(["recipes", "degradation"]) == 2
     assert capsys.readouterr().err == (
         "lightning-depth: The file 'degradation.yaml' is there already; "

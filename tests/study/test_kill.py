@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lightning_depth.study import StudyResult, read_study, run_study
+from lightning_depth.study import Study, StudyResult, run_study
 from lightning_depth.study.store import Store
 
 CLOCKED = {"timing", "started", "finished", "checksum"}
@@ -95,7 +95,7 @@ def test_killed_study_goes_on(
     assert all(Store("out").read_trial(Path(name).stem) for name in kept)
 
     ran: list[str] = []
-    study = read_study(recipe)
+    study = Study.from_yaml(recipe)
     resumed = run_study(
         study,
         output="out",

@@ -22,10 +22,10 @@ from lightning_depth.study import (
     Study,
     StudyResult,
     choose_folder,
-    parse_study,
     run_study,
 )
 from lightning_depth.study.executors import num_cores
+from lightning_depth.study.plan import make_plan
 from lightning_depth.study.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -46,7 +46,7 @@ def events() -> list[Event]:
 
 
 def test_folder_is_named_by_study_and_hash(tiny: dict[str, Any]) -> None:
-    study = parse_study(tiny)
+    study = Study.from_dict(tiny)
     assert str(choose_folder(study)) == f"lightning-depth-runs/tiny-{study.hash[:8]}"
     assert choose_folder(study, "mine") == Path("mine")
 
@@ -101,7 +101,7 @@ def test_one_worker_two_and_none_give_the_same_numbers(tiny: dict[str, Any]) -> 
 
 
 def test_costliest_trials_begin(tiny: dict[str, Any]) -> None:
-    trials = Study.from_dict(tiny).plan.trials
+    trials = make_plan(Study.from_dict(tiny)).trials
     assert [trial.arm for trial in trials] == ["deep", "deep", "thin", "thin"]
 
 
@@ -161,14 +161,14 @@ def test_folder_of_another_study_is_refused(tiny: dict[str, Any]) -> None:
 def test_bad_recipe_leaves_no_folder(tiny: dict[str, Any]) -> None:
     tiny["arms"]["deep"]["network"]["block"] = "plian"
     with pytest.raises(ConfigurationError, match="Unknown block 'plian'"):
-        run_study(parse_study(tiny), output="out", workers=0)
+        run_study(Study.from_dict(tiny), output="out", workers=0)
     assert not Path("out").exists()
 
 
 def test_unknown_executor_is_refused(tiny: dict[str, Any]) -> None:
     sentence = "`executor` must be one of 'local', but got 'lokal'. Did you mean 'local'?"
     with pytest.raises(ConfigurationError, match=f"^{re.escape(sentence)}$"):
-        run_study(parse_study(tiny), "lokal")  # type: ignore[arg-type]  # what is tested
+        run_study(Study.from_dict(tiny), "lokal")  # type: ignore[arg-type]  # what is tested
 
 
 def test_folder_without_a_study_is_refused(tmp_path: Path) -> None:
@@ -226,7 +226,8 @@ def test_network_that_cannot_be_built_is_refused_before_any_trial(tiny: dict[str
     tiny |= {"arms": {"bad": _own("Unbuildable")}, "claims": []}
     sentence = "recipe, arms.bad.network.init_args: OSError: no such file of weights"
     with pytest.raises(ConfigurationError, match=f"^{sentence}$"):
-        Study.from_dict(tiny)
+        run_study(Study.from_dict(tiny), output="out", workers=0)
+    assert not Path("out").exists()
 
 
 def test_match_sets_the_width(tiny: dict[str, Any]) -> None:
@@ -239,7 +240,7 @@ def test_match_sets_the_width(tiny: dict[str, Any]) -> None:
         "own": _own("Small") | {"match": {"arm": "wide"}},
     }
     tiny["claims"] = []
-    arms = {arm.name: arm for arm in Study.from_dict(tiny).plan.arms}
+    arms = {arm.name: arm for arm in make_plan(Study.from_dict(tiny)).arms}
     deep = 64 * 16 + 16 + 2 * (16 * 16 + 16) + 16 * 10 + 10
     costs = {width: (64 + 1) * width + (width + 1) * 10 for width in range(1, 99)}
     nearest = min(costs, key=lambda width: abs(costs[width] - deep))
