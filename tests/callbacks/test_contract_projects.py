@@ -56,6 +56,7 @@ def test_can_be_made_from_yaml(name: str, tmp_path: Path) -> None:
         Toy,
         run=False,
         save_config_callback=None,
+        seed_everything_default=1,
         args=["--config", str(tmp_path / "config.yaml")],
     )
     callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined]
@@ -73,7 +74,12 @@ def test_yaml_cannot_name_an_arbitrary_callable(
     config = OmegaConf.create({"trainer": {"callbacks": [callback]}})
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config))
     with pytest.raises(SystemExit):
-        LightningCLI(Toy, run=False, args=["--config", str(tmp_path / "config.yaml")])
+        LightningCLI(
+            Toy,
+            run=False,
+            seed_everything_default=1,
+            args=["--config", str(tmp_path / "config.yaml")],
+        )
     assert "on_finding" in capsys.readouterr().err
 
 
