@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -18,23 +19,41 @@ __all__ = ["separability_figure"]
 Epoch = Literal["first", "last"]
 EPOCHS: tuple[Epoch, Epoch] = ("first", "last")
 
+
+@dataclass(frozen=True)
+class Measure:
+    """What the page calls a measure, and how to read it."""
+
+    title: str
+    short: str
+    better: str
+    is_share: bool = False
+
+
 MEASURES = {
-    "separation": ("Scatter within over between classes", "lower is better"),
-    "fisher": ("Fisher ratio", "higher is better"),
-    "linear_probe": ("Linear probe accuracy", "higher is better"),
+    "separation": Measure("Scatter within over between classes", "scatter ratio", "lower"),
+    "fisher": Measure("Fisher ratio", "Fisher ratio", "higher"),
+    "linear_probe": Measure("Linear probe accuracy", "linear probe", "higher", is_share=True),
+    "knn": Measure("Nearest neighbors accuracy", "nearest neighbors", "higher", is_share=True),
+    "collapse": Measure("Neural collapse (NC1)", "NC1", "lower"),
+    "effective_rank": Measure("Effective rank", "effective rank", ""),
 }
-SHORT = {"separation": "scatter ratio", "fisher": "Fisher ratio", "linear_probe": "linear probe"}
-SHARES = {"linear_probe"}
-"""Measures that are shares of samples and are shown as percent on a linear axis."""
+"""Columns of a stored history that are measures; shares are shown as percent."""
+
+POOLS = {
+    "mean": "maps are reduced to their mean over positions",
+    "class_token": "tokens to the class token",
+}
+"""How a layer's output became one row of features a sample, where it was not one already."""
 
 Epochs = Mapping[Epoch, Bands]
 
 
 def separability_figure(trials: Trials, styles: Styles) -> Figure | None:
     """Return, for each stored measure, a panel for the first epoch and one for the last."""
-    stored = {name: None for own in trials.values() for name in _series.measures(own)}
-    order = sorted(stored, key=lambda name: name not in MEASURES)
-    drawn = {name: {epoch: _bands(trials, name, epoch) for epoch in EPOCHS} for name in order}
+    drawn: dict[str, Epochs] = {
+        name: {epoch: _bands(trials, name, epoch) for epoch in EPOCHS} for name in MEASURES
+    }
     drawn = {name: epochs for name, epochs in drawn.items() if epochs["last"]}
     if not drawn:
         return None
@@ -48,13 +67,26 @@ def separability_figure(trials: Trials, styles: Styles) -> Figure | None:
     return Figure(
         "Separability of the classes by depth",
         "After the last epoch, from the input to the last layer:",
-        "Depth 0 is the input. Where a line goes on falling or rising, each layer brings the "
-        "classes further apart; where it is flat, its layers add nothing. Both epochs share one "
-        "axis; bands reach from the lowest seed to the highest.",
+        f"{_sample(trials)}Depth 0 is the input. Where a line goes on falling or rising, each "
+        "layer brings the classes further apart; where it is flat, its layers add nothing. Both "
+        "epochs share one axis; bands reach from the lowest seed to the highest.",
         tuple(panels),
         legend=legend,
         absent=absent(trials, [arm for arm, _ in legend]),
     )
+
+
+def _sample(trials: Trials) -> str:
+    """Return on how many samples it was measured, and how maps became features."""
+    histories = [history for own in trials.values() for history in _series.separability(own)]
+    sizes = sorted({size for history in histories for size in history.get("num_samples", ())})
+    pools = {pool: None for history in histories for pool in history.get("pool", ())}
+    if not sizes:
+        return ""
+    how = join([POOLS[pool] for pool in pools if pool in POOLS])
+    pooled = f"; {how}" if how else ""
+    span = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
+    return f"Measured on {span} validation samples{pooled}. "
 
 
 def _bands(trials: Trials, measure: str, epoch: Epoch) -> Bands:
@@ -63,19 +95,23 @@ def _bands(trials: Trials, measure: str, epoch: Epoch) -> Bands:
 
 
 def _panel(measure: str, key: str, epoch: Epoch, epochs: Epochs, styles: Styles) -> Panel:
-    title, better = MEASURES.get(measure, (measure, ""))
+    told_as = MEASURES[measure]
     edges = [edge for own in epochs.values() for band in own.values() for edge in band.edges()]
     values = np.concatenate(edges)
     bands = epochs[epoch]
     told = join([f"{arm} {_change(measure, band)}" for arm, band in bands.items()])
-    alternative = f"{title} by depth, {epoch} epoch. From the input to the last layer: {told}."
+    alternative = (
+        f"{told_as.title} by depth, {epoch} epoch. From the input to the last layer: {told}."
+    )
     svg = _lines(measure, bands, styles, values[np.isfinite(values)])
-    return Panel(f"{title}, {epoch} epoch", embed(svg, f"{key}-{epoch}", alternative), note=better)
+    note = f"{told_as.better} is better" if told_as.better else ""
+    title = f"{told_as.title}, {epoch} epoch"
+    return Panel(title, embed(svg, f"{key}-{epoch}", alternative), note=note)
 
 
 def _told(arm: str, drawn: Mapping[str, Epochs]) -> str:
     parts = [
-        f"{SHORT.get(name, name)} {_change(name, epochs['last'][arm])}"
+        f"{MEASURES[name].short} {_change(name, epochs['last'][arm])}"
         for name, epochs in drawn.items()
         if arm in epochs["last"]
     ]
@@ -83,7 +119,7 @@ def _told(arm: str, drawn: Mapping[str, Epochs]) -> str:
 
 
 def _change(measure: str, band: Band) -> str:
-    text = percent if measure in SHARES else scientific
+    text = percent if MEASURES[measure].is_share else scientific
     finite = band.mean[np.isfinite(band.mean)]
     return f"{text(float(finite[0]))} to {text(float(finite[-1]))}"
 
@@ -91,7 +127,7 @@ def _change(measure: str, band: Band) -> str:
 def _lines(measure: str, bands: Bands, styles: Styles, values: Array) -> str:
     drawn = styled(bands, styles)
     low, high = float(values.min()), float(values.max())
-    if measure in SHARES:
+    if MEASURES[measure].is_share:
         limits = (max(low - 0.05, -0.02), 1.02)
         return _panels.lines(drawn, "depth", lambda v: f"{100 * v:.3g} %", y_limits=limits)
     if low > 0:

@@ -14,13 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Band", "Grid", "band", "curves", "gradients", "measures", "profile"]
+__all__ = ["Band", "Grid", "band", "curves", "gradients", "profile", "separability"]
 
 Array = NDArray[np.float64]
 Columns = Mapping[str, Sequence[Any]]
-
-NOT_MEASURES = {"epoch", "step", "layer", "depth", "pool", "num_samples", "num_features"}
-"""Columns of a separability history that describe a row; every other numeric one is a measure."""
 
 
 @dataclass(frozen=True)
@@ -127,21 +124,15 @@ def _geometric(values: list[float]) -> float:
     return float(np.exp(np.mean(np.log(finite)))) if min(finite) > 0 else 0.0
 
 
-def measures(trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the measures of separability that the trials hold, in stored order."""
-    found: dict[str, None] = {}
-    for history in _histories(trials, "LayerSeparabilityProbe"):
-        for name, values in history.items():
-            numeric = any(isinstance(value, int | float) for value in values)
-            if name not in NOT_MEASURES and numeric:
-                found[name] = None
-    return list(found)
+def separability(trials: Sequence[Mapping[str, Any]]) -> list[Columns]:
+    """Return the separability histories of the trials that have one."""
+    return _histories(trials, "LayerSeparabilityProbe")
 
 
 def profile(trials: Sequence[Mapping[str, Any]], measure: str, epoch: str) -> Band:
     """Return a measure of separability by depth in the ``"first"`` or ``"last"`` stored epoch."""
     lines = []
-    for history in _histories(trials, "LayerSeparabilityProbe"):
+    for history in separability(trials):
         rows = list(zip(history["epoch"], history["depth"], history.get(measure, ()), strict=False))
         if rows:
             wanted = (

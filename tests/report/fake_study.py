@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning_depth.study.result import StudyResult
-from lightning_depth.study.spec import parse_study
+from lightning_depth.study import Study, StudyResult
 from lightning_depth.study.store import Store
 
 ARMS = ("plain-20", "plain-56", "residual-20", "residual-56")
@@ -73,7 +72,7 @@ def _recipe(
     networks = {arm: {"network": {"block": "plain", "depth": 20, "width": 8}} for arm in arms}
     content = {"name": "degradation", "epochs": EPOCHS, "seeds": list(seeds), "arms": networks}
     question = f"Does a deeper plain network train worse, and do shortcuts mend it?{text}"
-    return parse_study(content | {"question": question, "claims": claims}, "recipe").to_dict()
+    return Study.from_dict(content | {"question": question, "claims": claims}).to_dict()
 
 
 def _study(recipe: dict[str, Any], keys: list[str], text: str) -> dict[str, Any]:

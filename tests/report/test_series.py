@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_depth.report._series import band, curves, gradients, measures, profile
+from lightning_depth.report._series import band, curves, gradients, profile
 
 
 def _trial(callback: str, history: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
@@ -75,12 +75,9 @@ def test_profile_takes_the_first_and_the_last_epoch() -> None:
     history: dict[str, list[Any]] = {
         "epoch": [0, 0, 3, 3],
         "depth": [0, 1, 0, 1],
-        "pool": ["mean"] * 4,
-        "num_samples": [9] * 4,
         "separation": [3.0, 2.0, 3.0, 0.5],
-        "broken": [None] * 4,
     }
     trials = [_trial("LayerSeparabilityProbe", history)]
-    assert measures(trials) == ["separation"]
     assert profile(trials, "separation", "first").mean.tolist() == [3.0, 2.0]
     assert profile(trials, "separation", "last").mean.tolist() == [3.0, 0.5]
+    assert profile(trials, "fisher", "last").is_empty
