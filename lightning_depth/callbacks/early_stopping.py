@@ -428,11 +428,11 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         strategy = trainer.strategy
         decided = strategy.reduce_boolean_decision(should_stop, all=False)
         if decided and trainer.world_size > 1:
-            votes = strategy.all_gather(
-                torch.tensor(float(should_stop), device=strategy.root_device)
-            )
+            own = trainer.global_rank if should_stop else trainer.world_size
+            place = torch.tensor(float(own), device=strategy.root_device)
+            first = int(strategy.reduce(place, reduce_op="min"))
             told = (reason, self.stopping_reason.value)
-            reason, value = strategy.broadcast(told, src=int(votes.argmax()))
+            reason, value = strategy.broadcast(told, src=first)
             self.stopping_reason = EarlyStoppingReason(value)
         return decided, reason
 

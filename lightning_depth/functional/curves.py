@@ -136,8 +136,14 @@ def _lowest(values: Sequence[float]) -> int:
     return levels.index(min(levels))
 
 
+def _window(values: Sequence[float]) -> int:
+    """Number of checks over which a level is taken; odd, and more of them in long curves."""
+    return max(3, len(values) // 8 | 1)
+
+
 def _level(values: Sequence[float], index: int) -> float:
-    return median(values[max(index - 1, 0) : index + 2])
+    half = _window(values) // 2
+    return median(values[max(index - half, 0) : index + half + 1])
 
 
 def _rise(values: Sequence[float], lowest: int) -> tuple[float, float]:
@@ -150,9 +156,11 @@ def _rise(values: Sequence[float], lowest: int) -> tuple[float, float]:
     unit = levels[lowest] if min(values) >= 0 else max(values) - min(values)
     if len(values) - lowest < 4:
         return 0.0, RISE * unit
-    rise = median(values[-3:]) - levels[lowest]
+    window = _window(values)
+    rise = median(values[-window:]) - levels[lowest]
+    noise = NOISE_FACTOR * noise_level(values) * math.sqrt(3 / window)
     swing = max(_climb(levels[: lowest + 1]), _climb(levels[lowest:][::-1]))
-    return rise, max(NOISE_FACTOR * noise_level(values), SWING_FACTOR * swing, RISE * unit)
+    return rise, max(noise, SWING_FACTOR * swing, RISE * unit)
 
 
 def _climb(levels: Sequence[float]) -> float:

@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import lightning.pytorch as pl
@@ -55,7 +56,7 @@ def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Return an MLP on digits."""
     sizes = [64, *widths]
     layers: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), activation()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], 10))
 
@@ -73,9 +74,9 @@ def adam(lr: float) -> Callable[..., torch.optim.Optimizer]:
 # name: what is expected, training samples, share of wrong training labels, epochs, net, optimizer
 CASES: dict[str, tuple[str, int, float, int, Callable[[], nn.Module], Any]] = {
     "over-fits: 200 samples, 30 % wrong labels": (
-        "OVERFITTING", 200, 0.3, 40, lambda: mlp(128, 128), adam(3e-3)),
-    "over-fits: 400 samples, 20 % wrong labels, deep": (
-        "OVERFITTING", 400, 0.2, 40, lambda: mlp(64, 64, 64, 64), adam(2e-3)),
+        "OVERFITTING", 200, 0.3, 60, lambda: mlp(128, 128), adam(3e-3)),
+    "over-fits: 100 samples, 20 % wrong labels, deep": (
+        "OVERFITTING", 100, 0.2, 60, lambda: mlp(64, 64, 64, 64), adam(5e-3)),
     "under-fits: learning rate 1,000 times too small": (
         "UNDERFITTING", 800, 0.0, 15, lambda: mlp(64), sgd(1e-4)),
     "under-fits: ten sigmoid layers": (
