@@ -5,7 +5,7 @@ and logs a handful of scalars and one figure an epoch. At the end of ``fit`` one
 verdict of all of them, and ``findings.json`` beside the logs holds the same.
 """
 
-from lightning_depth.callbacks._base import FindingError, FindingWarning
+from lightning_depth.callbacks._actions import FindingError, FindingWarning
 from lightning_depth.callbacks._criteria import GL, PQ, UP, AllOf, AnyOf, StoppingCriterion
 from lightning_depth.callbacks.activations import ActivationMonitor
 from lightning_depth.callbacks.early_stopping import EarlyStopping

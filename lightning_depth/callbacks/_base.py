@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_depth.callbacks._actions import (
+    FindingError,
+    FindingWarning,
+    OnFinding,
+    act_on,
+    check_on_finding,
+)
 from lightning_depth.callbacks._handover import Handover
 from lightning_depth.callbacks._history import History
 from lightning_depth.callbacks._logging import (
@@ -23,48 +29,20 @@ from lightning_depth.callbacks._logging import (
     run_folder,
     say,
     send_figure,
+    survive_full_disk,
     takes_figures,
 )
 from lightning_depth.callbacks._verdict import verdict_box, write_findings
-from lightning_depth.errors import LightningDepthError, MisuseError, check_choice
-from lightning_depth.findings import Finding, Severity, rank_findings
+from lightning_depth.errors import MisuseError
+from lightning_depth.findings import Finding, rank_findings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["DepthCallback", "FindingAction", "FindingError", "FindingWarning", "OnFinding"]
-
+__all__ = ["DepthCallback", "FindingError", "FindingWarning", "OnFinding"]
 
 _STATE_KEY = "lightning_depth"
-
-
-class FindingWarning(UserWarning):
-    """A finding made during training by a callback with ``on_finding="warn"``.
-
-    Example:
-        >>> issubclass(FindingWarning, UserWarning)
-        True
-    """
-
-
-class FindingError(LightningDepthError, RuntimeError):
-    """A finding that ends training, by a callback with ``on_finding="raise"``.
-
-    Example:
-        >>> issubclass(FindingError, RuntimeError)
-        True
-    """
-
-
-class FindingAction(Protocol):
-    """What to do with a finding; called on every rank."""
-
-    def __call__(self, finding: Finding) -> None:
-        """Act on one finding, at the step at which it is first made."""
-
-
-OnFinding = Literal["log", "warn", "stop", "raise"] | FindingAction
 
 
 class DepthCallback(pl.Callback):
@@ -85,10 +63,8 @@ class DepthCallback(pl.Callback):
     def __init__(
         self, prefix: str, on_finding: OnFinding = "warn", history: History | None = None
     ) -> None:
-        if not callable(on_finding):
-            check_choice("on_finding", on_finding, ("log", "warn", "stop", "raise"))
         self._prefix = prefix
-        self._on_finding = on_finding
+        self._on_finding = check_on_finding(on_finding)
         self._history = history if history is not None else History()
         self._found: list[Finding] = []
         self._figures: dict[str, Callable[[], Figure]] = {}
@@ -169,21 +145,8 @@ class DepthCallback(pl.Callback):
 
     def _add_finding(self, trainer: pl.Trainer, finding: Finding) -> None:
         """Keep a finding, unless its kind is known of the same layers, and act on it."""
-        if not self._keep(finding):
-            return
-        text = f"{finding.kind.value}: {finding.message} {finding.suggestion}"
-        if callable(self._on_finding):
-            self._on_finding(finding)
-        elif finding.severity is Severity.INFO:
-            return
-        elif self._on_finding == "raise":
-            raise FindingError(text)
-        elif self._on_finding == "warn":
-            rank_zero_warn(text, category=FindingWarning)
-        elif trainer.is_global_zero:
-            say(text)
-        if self._on_finding == "stop":
-            trainer.should_stop = True
+        if self._keep(finding):
+            act_on(finding, self._on_finding, trainer)
 
     # Hooks.
 
@@ -269,13 +232,14 @@ class DepthCallback(pl.Callback):
 
     def _write_figures(self, trainer: pl.Trainer) -> None:
         """Figures for loggers that take none, and for runs without a logger but with a folder."""
-        folder = run_folder(trainer)
-        loggers = trainer.loggers
+        folder, loggers = run_folder(trainer), trainer.loggers
         if folder is None or (loggers and all(takes_figures(logger) for logger in loggers)):
             return
-        folder.mkdir(parents=True, exist_ok=True)
         for key, draw in self._figures.items():
-            draw().savefig(folder / f"{self._prefix}-{key}.png".replace("/", "-"))
+            path = folder / f"{self._prefix}-{key}.png".replace("/", "-")
+            with survive_full_disk(path):
+                folder.mkdir(parents=True, exist_ok=True)
+                draw().savefig(path)
 
     def _tell_if_last(self, trainer: pl.Trainer, *, finished: bool) -> None:
         """Print one box for all callbacks of the package and write one file.
@@ -290,12 +254,13 @@ class DepthCallback(pl.Callback):
         if findings or healthy:
             say(verdict_box(findings, healthy))
         if (findings or finished) and (folder := run_folder(trainer)) is not None:
-            write_findings(folder, findings)
+            with survive_full_disk(folder / "findings.json"):
+                write_findings(folder, findings)
 
     def _close(self, trainer: pl.Trainer) -> None:
         self._detach()
         if trainer.is_global_zero and not is_quiet(trainer):
-            self._handover.leave(self.state_dict())
+            self._handover.leave(self.state_dict)
 
     def _check_ran(self, what: str) -> None:
         """Take over what a child process measured; nothing measured is not the same as healthy."""

@@ -11,6 +11,7 @@ import os
 import tempfile
 import uuid
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +43,18 @@ class Handover:
 
     __hash__ = object.__hash__
 
-    def leave(self, state: dict[str, Any]) -> None:
+    def leave(self, make_state: Callable[[], dict[str, Any]]) -> None:
         """Write a state, if this is a copy in a child of the process of the original.
 
         Args:
-            state: Plain containers and tensors.
+            make_state: Returns plain containers and tensors; called only if they are wanted.
         """
         parent = multiprocessing.parent_process()
         if parent is None or parent.pid != self._home:
             return
         part = _path(f"{self._name}.{os.getpid()}")
         with part.open("xb") as file:
-            torch.save(state, file)
+            torch.save(make_state(), file)
         part.replace(_path(self._name))
 
     def discard(self) -> None:

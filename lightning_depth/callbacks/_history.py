@@ -76,14 +76,12 @@ class History:
 
     def table(self) -> dict[str, list[Any]]:
         """Return the columns, all of one length; ``pandas.DataFrame`` accepts them."""
-        columns: dict[str, list[Any]] = {}
-        for record in self._records:
-            for name, cell in record.cells.items():
-                columns.setdefault(name, []).extend(_spread(cell, record.rows))
-            for place, name in enumerate(self._floats):
-                values = record.floats[place * record.rows : (place + 1) * record.rows]
-                columns.setdefault(name, []).extend(values)
-        return columns
+        rows = [record.rows for record in self._records]
+        columns: dict[str, list[Any]] = {
+            name: [value for cell, n in zip(cells, rows, strict=True) for value in _spread(cell, n)]
+            for name, cells in self._cells().items()
+        }
+        return columns | {name: values.tolist() for name, values in self._numbers().items()}
 
     def clear(self) -> None:
         """Forget everything."""
@@ -91,37 +89,46 @@ class History:
         self._appended = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain containers, and one tensor for the floats; ``weights_only`` loads them."""
-        records = self._records
-        numbers: array[float] = array("f")
-        for record in records:
-            numbers.extend(record.floats)
+        """Return plain containers and a tensor for each column of floats."""
         return {
             "appended": self._appended,
-            "numbers": [record.number for record in records],
-            "rows": [record.rows for record in records],
-            "cells": {
-                name: [record.cells[name] for record in records]
-                for name in (records[0].cells if records else ())
-            },
-            "floats": torch.tensor(numbers, dtype=torch.float32) if self._floats else [],
+            "numbers": [record.number for record in self._records],
+            "rows": [record.rows for record in self._records],
+            "cells": self._cells(),
+            "floats": {name: torch.tensor(values) for name, values in self._numbers().items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what ``state_dict`` returned.
 
         Args:
-            state: The state of a history with the same columns.
+            state: The state of a history; columns of floats that it lacks become NaN.
         """
-        floats = array("f", state["floats"].tolist() if self._floats else [])
         self.clear()
+        self._appended = state["appended"]
+        missing = torch.full((sum(state["rows"]),), torch.nan)
+        columns = [state["floats"].get(name, missing).tolist() for name in self._floats]
         start = 0
         for place, (number, rows) in enumerate(zip(state["numbers"], state["rows"], strict=True)):
             cells = {name: column[place] for name, column in state["cells"].items()}
-            stop = start + rows * len(self._floats)
-            self._records.append(_Record(number, rows, cells, floats[start:stop]))
-            start = stop
-        self._appended = state["appended"]
+            floats = array("f", [v for column in columns for v in column[start : start + rows]])
+            self._records.append(_Record(number, rows, cells, floats))
+            start += rows
+
+    def _cells(self) -> dict[str, list[Any]]:
+        """Columns of everything but floats, an entry a record; None where a record lacks one."""
+        names = dict.fromkeys(name for record in self._records for name in record.cells)
+        return {name: [record.cells.get(name) for record in self._records] for name in names}
+
+    def _numbers(self) -> dict[str, array[float]]:
+        """Columns of floats, an entry a row."""
+        columns: dict[str, array[float]] = {}
+        for place, name in enumerate(self._floats if self._records else ()):
+            columns[name] = array("f")
+            for record in self._records:
+                start = place * record.rows
+                columns[name].extend(record.floats[start : start + record.rows])
+        return columns
 
     def _thin(self) -> None:
         """Leave every n-th of the older records, n doubling when these fill half the capacity."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_warn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lightning_depth import _extras
@@ -21,6 +22,7 @@ __all__ = [
     "run_folder",
     "say",
     "send_figure",
+    "survive_full_disk",
     "takes_figures",
 ]
 
@@ -87,10 +89,19 @@ def can_draw() -> bool:
 
 @cache
 def _explain_missing_figures() -> None:
-    rank_zero_info(
+    say(
         "lightning-depth draws no figures because matplotlib is not installed; "
         "install it with `pip install lightning-depth[plot]`."
     )
+
+
+@contextmanager
+def survive_full_disk(path: Path) -> Iterator[None]:
+    """Warn instead of failing where a file cannot be written: the training itself has succeeded."""
+    try:
+        yield
+    except OSError as error:
+        rank_zero_warn(f"lightning-depth could not write {path}: {error}.")
 
 
 def run_folder(trainer: pl.Trainer) -> Path | None:

@@ -37,7 +37,8 @@ def write_findings(folder: Path, findings: Sequence[Finding]) -> None:
     rows = [_json_safe(finding.to_dict()) for finding in rank_findings(findings)]
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / "findings.json.part"
-    part.write_text(json.dumps({"schema": 1, "findings": rows}, indent=2, allow_nan=False) + "\n")
+    text = json.dumps({"schema": 1, "findings": rows}, indent=2, allow_nan=False)
+    part.write_text(f"{text}\n", encoding="utf-8")
     part.replace(folder / "findings.json")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import pickle
 import re
 from collections.abc import Callable
@@ -232,6 +231,17 @@ def test_nothing_is_written_unasked(
     assert list(tmp_path.rglob("*")) == []
 
 
+def test_folder_that_cannot_be_written_is_told_and_the_run_succeeds(tmp_path: Path) -> None:
+    (tmp_path / "root").write_text("a file")
+    sentence = r"^lightning-depth could not write .*root/[a-z-]*\.[a-z]*: .*File exists.*\.$"
+    with pytest.warns(UserWarning, match=sentence) as caught:
+        fit(Counter(DEAD), default_root_dir=tmp_path / "root")
+    assert [re.findall(r"root/(\S+):", str(warning.message)) for warning in caught] == [
+        ["counter-profile.png"],
+        ["findings.json"],
+    ]
+
+
 @pytest.mark.parametrize("option", ["fast_dev_run", "barebones"])
 def test_trial_runs_print_no_box(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     options: dict[str, Any] = {option: True}
@@ -299,19 +309,17 @@ def test_other_loggers_get_the_last_figure_as_a_file(tmp_path: Path) -> None:
 
 
 def test_without_matplotlib_no_figure_is_drawn_and_one_sentence_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(_extras, "available", lambda package: package != "matplotlib")
     _logging._explain_missing_figures.cache_clear()
-    with caplog.at_level(logging.INFO):
-        fit(Counter(), logger=CSVLogger(tmp_path, name="", version=""))
+    fit(Counter(), logger=CSVLogger(tmp_path, name="", version=""))
     assert not list(tmp_path.glob("*.png"))
-    messages = [record.getMessage() for record in caplog.records]
     sentence = (
         "lightning-depth draws no figures because matplotlib is not installed; "
-        "install it with `pip install lightning-depth[plot]`."
+        "install it with `pip install lightning-depth[plot]`.\n"
     )
-    assert messages.count(sentence) == 1
+    assert capsys.readouterr().out.count(sentence) == 1
 
 
 # State

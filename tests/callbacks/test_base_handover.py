@@ -22,9 +22,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def _state() -> dict[str, Any]:
+    return {"step": 3}
+
+
 def _in_child(handover: Handover, method: str) -> None:
     context: Any = multiprocessing.get_context(method)
-    process = context.Process(target=handover.leave, args=({"step": 3},))
+    process = context.Process(target=handover.leave, args=(_state,))
     process.start()
     process.join()
     assert process.exitcode == 0
@@ -47,7 +51,7 @@ def test_latest_state_counts() -> None:
 
 
 def test_nothing_is_left_in_the_process_of_the_original(folder: Path) -> None:
-    Handover().leave({"step": 3})
+    Handover().leave(_state)
     assert list(folder.iterdir()) == []
 
 

@@ -101,6 +101,21 @@ def test_state_survives_a_checkpoint_and_goes_on_alike(tmp_path: Path) -> None:
     assert resumed.table() == whole.table()
 
 
+def test_columns_that_changed_before_a_resume_are_not_mixed_up() -> None:
+    old, new = History(floats=("a", "b")), History(floats=("b", "c"))
+    old.append(step=0, kind="x", a=[1.0, 2.0], b=[3.0, 4.0])
+    new.load_state_dict(old.state_dict())
+    new.append(step=1, place=5, b=[6.0], c=[7.0])
+    expected = {
+        "step": [0, 0, 1],
+        "kind": ["x", "x", None],
+        "place": [None, None, 5],
+        "b": [3.0, 4.0, 6.0],
+        "c": [float("nan"), float("nan"), 7.0],
+    }
+    pd.testing.assert_frame_equal(pd.DataFrame(new.table()), pd.DataFrame(expected))
+
+
 def test_empty_state_survives() -> None:
     history = _filled(3)
     history.load_state_dict(History(floats=("norm",)).state_dict())
