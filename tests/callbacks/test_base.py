@@ -236,10 +236,8 @@ def test_folder_that_cannot_be_written_is_told_and_the_run_succeeds(tmp_path: Pa
     sentence = r"^lightning-depth could not write .*root/[a-z-]*\.[a-z]*: .*File exists.*\.$"
     with pytest.warns(UserWarning, match=sentence) as caught:
         fit(Counter(DEAD), default_root_dir=tmp_path / "root")
-    assert [re.findall(r"root/(\S+):", str(warning.message)) for warning in caught] == [
-        ["counter-profile.png"],
-        ["findings.json"],
-    ]
+    told = " ".join(str(warning.message) for warning in caught)
+    assert re.findall(r"([a-z.-]+): \[Errno", told) == ["counter-profile.png", "findings.json"]
 
 
 @pytest.mark.parametrize("option", ["fast_dev_run", "barebones"])
