@@ -155,11 +155,13 @@ def _rank(word: str, words: Sequence[str]) -> int:
 
 def _found(place: tuple[str, str, str], seeds: Mapping[Any, Record], num_runs: int) -> FoundOnce:
     severity, kind, source = place
-    finding = next(iter(seeds.values()))
+    seed, finding = next(iter(seeds.items()))
     return FoundOnce(
         kind=kind.replace("_", " ").capitalize(),
         severity=severity,
-        runs=f"in {len(seeds)} of {num_runs} runs" if num_runs > 1 else "in the one run",
+        runs=f"in {len(seeds)} of {num_runs} runs, here seed {seed}"
+        if num_runs > 1
+        else "in the one run",
         layers=_shorten([str(layer) for layer in finding.get("layers") or ()]),
         message=str(finding.get("message", "")),
         suggestion=str(finding.get("suggestion", "")),
@@ -193,7 +195,7 @@ def _facts(study: Record, trials: Sequence[Record]) -> tuple[tuple[str, str], ..
         "Workers": str(study.get("workers") or MISSING),
         "Started": _format.moment(study.get("started") or MISSING),
         "Training took": _format.duration(study.get("trial_phase_s")),
-        "Study": str(study.get("hash") or MISSING),
+        "Study": str(study.get("hash") or MISSING)[:16],
     }
     return tuple((name, value) for name, value in facts.items() if value)
 

@@ -108,7 +108,7 @@ def test_severe_findings_come_first_and_causes_before_effects() -> None:
 
 def test_finding_of_several_seeds_is_told_once() -> None:
     told = build_page(_study({0: [FINDING, FINDING], 1: [], 2: [FINDING]})).findings[0].found
-    assert [(one.kind, one.runs) for one in told] == [("Idle", "in 2 of 3 runs")]
+    assert [(one.kind, one.runs) for one in told] == [("Idle", "in 2 of 3 runs, here seed 0")]
 
 
 def test_finding_of_the_only_run_counts_nothing() -> None:
