@@ -182,16 +182,24 @@ def test_callback_with_nothing_to_say_prints_no_box(
     assert _boxes(capsys.readouterr().out) == 0
 
 
-@pytest.mark.parametrize("bar", [RichProgressBar, TQDMProgressBar])
-def test_box_does_not_tear_a_progress_bar(
+@pytest.mark.parametrize(
+    "bar",
+    [
+        lambda: RichProgressBar(console_kwargs={"force_terminal": True, "width": 100}),
+        TQDMProgressBar,
+    ],
+    ids=["rich", "tqdm"],
+)
+def test_text_does_not_tear_a_progress_bar(
     bar: Callable[[], Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     fit(Counter(DEAD), bar(), enable_progress_bar=True)
-    lines = capsys.readouterr().out.splitlines()
-    start = next(number for number, line in enumerate(lines) if line.startswith("+-- depth"))
-    box = lines[start : start + 5]
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().out)
+    lines = re.split(r"[\r\n]+", plain)
+    assert "DEAD: Half the units are dead. Lower the learning rate." in lines
+    box = [line for line in lines if line[:1] in ("+", "|")]
     assert box[1].startswith("| 1. Verdict: DEAD (warning) in net.1")
-    assert {len(line) for line in box} == {80}
+    assert [len(line) for line in box] == [80] * 5
 
 
 def test_findings_so_far_are_told_after_an_exception(capsys: pytest.CaptureFixture[str]) -> None:
