@@ -7,6 +7,7 @@ arXiv 2210.17020).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,11 @@ from lightning_depth.callbacks._probe.results import (
     Question,
     jackknife_pass,
     pair_column,
+    picture,
     summarise,
     why_unmeasurable,
 )
-from lightning_depth.callbacks._probe.verdicts import find_idle
+from lightning_depth.callbacks._probe.verdicts import Evidence, find_idle
 from lightning_depth.errors import MisuseError, check_choice, check_count, invalid
 from lightning_depth.findings import Finding
 from lightning_depth.layers import Granularity, Layer, select_layers
@@ -122,7 +124,6 @@ class LayerSeparabilityProbe(DepthCallback):
         self.seed = seed
         self.log_layers = log_layers
         self._collector: Collector | None = None
-        self._layers: list[Layer] = []
         self._stance: Any = None
         self._last: FinishedPass | None = None
         self._told = False
@@ -130,7 +131,8 @@ class LayerSeparabilityProbe(DepthCallback):
         self._pairs: list[dict[str, Any]] = []
         self._panels: dict[str, Any] = {}
         self._names: list[str] = []
-        self._jackknife: dict[str, list[float]] = {}
+        self._evidence: dict[str, Evidence] = {}
+        self._blocks: list[str] = []
         self._reason: str | None = None
 
     # What users read.
@@ -165,9 +167,10 @@ class LayerSeparabilityProbe(DepthCallback):
             The figure.
         """
         self._measured()
-        if not self._panels:
-            raise MisuseError("The last pass had too few samples of two classes to draw.")
-        return draw_panels(self._panels)
+        panels = self._picture()
+        if not panels:
+            raise MisuseError("The last pass left too few samples of two classes to draw.")
+        return draw_panels(panels)
 
     # Hooks.
 
@@ -215,10 +218,9 @@ class LayerSeparabilityProbe(DepthCallback):
     # What the base asks for.
 
     def _conclude(self, trainer: pl.Trainer) -> list[Finding]:
-        if not self._jackknife and self._last is not None:
-            self._jackknife = jackknife_pass(self._last, self._names)
-        found = find_idle(self._jackknife, self._names)
-        self._last = None
+        if not self._evidence and self._last is not None:
+            self._weigh(self._last)
+        found = find_idle(self._evidence, self._names, self._blocks)
         return list(trainer.strategy.broadcast(found))
 
     def _summary(self) -> str:
@@ -240,10 +242,14 @@ class LayerSeparabilityProbe(DepthCallback):
             self._stance.__exit__(None, None, None)
             self._stance = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the features of the last pass."""
+        return {**super().__getstate__(), "_last": None, "_collector": None, "_stance": None}
+
     def _reset(self) -> None:
         super()._reset()
-        self._laws, self._pairs, self._names = [], [], []
-        self._panels, self._jackknife = {}, {}
+        self._laws, self._pairs, self._names, self._blocks = [], [], [], []
+        self._panels, self._evidence = {}, {}
         self._reason, self._last, self._told = None, None, False
 
     def _extra_state(self) -> dict[str, Any]:
@@ -252,7 +258,8 @@ class LayerSeparabilityProbe(DepthCallback):
             "pairs": [dict(pair) for pair in self._pairs],
             "panels": self._panels,
             "names": list(self._names),
-            "jackknife": {name: list(logs) for name, logs in self._jackknife.items()},
+            "evidence": {name: [item.logs, item.probe] for name, item in self._evidence.items()},
+            "blocks": list(self._blocks),
             "reason": self._reason,
         }
 
@@ -261,7 +268,8 @@ class LayerSeparabilityProbe(DepthCallback):
         self._pairs = [dict(pair) for pair in state["pairs"]]
         self._panels = dict(state["panels"])
         self._names = list(state["names"])
-        self._jackknife = {name: list(logs) for name, logs in state["jackknife"].items()}
+        self._evidence = {name: Evidence(*item) for name, item in state["evidence"].items()}
+        self._blocks = list(state["blocks"])
         self._reason = state["reason"]
 
     # Inside.
@@ -279,10 +287,11 @@ class LayerSeparabilityProbe(DepthCallback):
         options = ProbeOptions(
             self.max_samples, self.max_features, self.pool, self.labels, self.nuisance, self.seed
         )
+        layers = self._select(pl_module)
+        self._blocks = [layer.name for layer in layers if layer.role == "block"]
         unique = _num_unique(trainer, self.dataloader_idx)
-        self._collector = Collector(
-            self._select(pl_module), pl_module, options, trainer.global_rank, unique
-        )
+        self._last = None  # its features would lie beside those of this pass
+        self._collector = Collector(layers, pl_module, options, trainer.global_rank, unique)
         self._collector.open()
         # hooks hung on a model that has already been compiled and run would never fire
         self._stance = torch.compiler.set_stance("force_eager")
@@ -308,10 +317,8 @@ class LayerSeparabilityProbe(DepthCallback):
             return {"reason": reason}
         names = [name for name, mask in finished.filled.items() if bool(mask.any())]
         question = Question(self.measures, self.class_pairs, self.nuisance is not None)
-        result = summarise(finished, names, question)
         self._last = finished
-        result["jackknife"] = jackknife_pass(finished, names) if _is_last(trainer) else {}
-        return result
+        return summarise(finished, names, question)
 
     def _keep_result(self, trainer: pl.Trainer, result: Mapping[str, Any]) -> None:
         when = {"epoch": trainer.current_epoch, "step": trainer.global_step}
@@ -319,9 +326,25 @@ class LayerSeparabilityProbe(DepthCallback):
         self._history.append(**when, **result["rows"], repeated=repeated)
         self._laws.append({**when, **result["law"]})
         self._pairs = result["pairs"]
-        self._panels = result["panels"]
         self._names = result["rows"]["layer"]
-        self._jackknife = result["jackknife"]
+        self._panels, self._evidence = {}, {}
+        if _is_last(trainer) and self._last is not None:
+            self._weigh(self._last)
+
+    def _weigh(self, finished: FinishedPass) -> None:
+        """Keep of the last pass what the verdict and the picture need; only rank zero has it."""
+        table = self._history.table()
+        probes = dict(zip(table["layer"], table.get("linear_probe", ()), strict=False))
+        logs = jackknife_pass(finished, self._names)
+        self._evidence = {
+            name: Evidence(logs[name], probes.get(name, math.nan)) for name in self._names
+        }
+        self._panels = picture(finished, self._names, self.class_pairs)
+
+    def _picture(self) -> dict[str, Any]:
+        if not self._panels and self._last is not None:
+            self._panels = picture(self._last, self._names, self.class_pairs)
+        return self._panels
 
     def _give_up(self, reason: str) -> None:
         self._reason = reason
@@ -352,8 +375,8 @@ class LayerSeparabilityProbe(DepthCallback):
         return table
 
     def _draw_all(self) -> Figure:
-        panels = self._panels or None
-        return draw_profile(self._measured(), self._laws[-1], self._columns(), panels)[0]
+        table = self._measured()
+        return draw_profile(table, self._laws[-1], self._columns(), self._picture() or None)[0]
 
 
 def _check_measures(measures: Sequence[Measure]) -> tuple[Measure, ...]:

@@ -13,7 +13,18 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "LabelReader", "NoLabelsError", "first_tensor", "pick", "read_batch"]
+__all__ = [
+    "Batch",
+    "LabelReader",
+    "NoLabelsError",
+    "Path",
+    "as_classes",
+    "first_tensor",
+    "pick",
+    "read_batch",
+]
+
+Path = tuple[str | int, ...]
 
 NAMES = ("label", "labels", "target", "targets", "y", "class", "classes", "class_id", "class_idx",
          "class_label", "label_ids", "category")  # fmt: skip
@@ -37,19 +48,41 @@ class Batch(NamedTuple):
     Args:
         labels: One a sample ``(B,)`` or one a position ``(B, ...)``; negative ones are ignored.
         inputs: First tensor that is not the label, None where there is none with B samples.
+        path: Where in the batch the labels were found.
     """
 
     labels: Tensor
     inputs: Tensor | None
+    path: Path
 
 
-def read_batch(batch: Any, labels: str | int | LabelReader | None) -> Batch:
-    """Return labels and input of a batch, or raise the sentence that says why there are none."""
-    found = _search(batch) if labels is None else as_classes(pick(batch, labels, "labels"))
+def read_batch(batch: Any, labels: str | int | LabelReader | None, path: Path = ()) -> Batch:
+    """Return labels and input of a batch, or raise the sentence that says why there are none.
+
+    Args:
+        batch: Any batch.
+        labels: What the user said of where they are.
+        path: Where they were found in an earlier batch of the pass, where the user said nothing.
+    """
+    if labels is None:
+        path = path or locate_labels(batch)
+        target = follow(batch, path)
+    else:
+        target = pick(batch, labels, "labels")
+    found = as_classes(target)
     sizes = [tensor for tensor in tensors_of(batch) if len(tensor.shape) > 1 or _floats(tensor)]
-    inputs = [tensor for tensor in sizes if len(tensor) == len(found) and tensor is not found]
+    inputs = [tensor for tensor in sizes if len(tensor) == len(found) and tensor is not target]
     floats = [tensor for tensor in inputs if _floats(tensor)]
-    return Batch(found, next(iter(floats or inputs), None))
+    return Batch(found, next(iter(floats or inputs), None), path)
+
+
+def follow(batch: Any, path: Path) -> Tensor:
+    """Return what lies in a batch where a path leads."""
+    for step in path:
+        batch = batch[step] if isinstance(step, int) else fields_of(batch)[step]
+    if not isinstance(batch, Tensor):
+        raise NoLabelsError("the labels of a batch are no tensor")
+    return batch
 
 
 def pick(batch: Any, where: str | int | LabelReader, argument: str) -> Tensor:
@@ -116,45 +149,44 @@ def first_tensor(value: Any) -> Tensor | None:
     return next((tensor for tensor in tensors_of(value) if tensor.is_floating_point()), None)
 
 
-def _search(batch: Any) -> Tensor:
+def locate_labels(batch: Any) -> Path:
+    """Return where the labels of a batch are, or raise the sentence that says why nowhere."""
     fields = fields_of(batch)
     if fields:
-        return _search_fields(fields)
+        return (_search_fields(fields),)
     if isinstance(batch, Tensor) or not isinstance(batch, (list, tuple)):
         raise NoLabelsError("a batch holds no labels")
     return _search_sequence(batch)
 
 
-def _search_fields(fields: Mapping[str, Any]) -> Tensor:
-    by_name = {name.lower(): value for name, value in fields.items()}
-    tensors = {name: by_name[name] for name in NAMES if isinstance(by_name.get(name), Tensor)}
-    usable = [target for target in tensors.values() if _looks_like_labels(target)]
+def _search_fields(fields: Mapping[str, Any]) -> str:
+    by_name = {name.lower(): name for name, value in fields.items() if isinstance(value, Tensor)}
+    named = [by_name[name] for name in NAMES if name in by_name]
+    usable = [name for name in named if _looks_like_labels(fields[name])]
     if usable:
-        return as_classes(usable[0])
-    if tensors:
-        raise NoLabelsError(f"{next(iter(tensors))!r} of a batch holds no class numbers")
+        return usable[0]
+    if named:
+        raise NoLabelsError(f"{named[0]!r} of a batch holds no class numbers")
     raise NoLabelsError("a batch has no field with a usual name for labels")
 
 
-def _search_sequence(batch: Sequence[Any]) -> Tensor:
+def _search_sequence(batch: Sequence[Any]) -> Path:
     """``(x, y)``; or the only element after the first that can be labels."""
-    rest = batch[1:]
-    if len(rest) == 1 and not isinstance(rest[0], Tensor):
-        return _search(rest[0])
-    tensors = [item for item in rest if isinstance(item, Tensor)]
-    candidates = [item for item in tensors if _looks_like_labels(item)]
-    if (
-        rest
-        and isinstance(rest[0], Tensor)
-        and not _looks_like_labels(rest[0])
-        and _is_target(rest[0])
-    ):
+    if len(batch) == 2 and not isinstance(batch[1], Tensor):
+        return (1, *locate_labels(batch[1]))
+    tensors = {place: item for place, item in enumerate(batch) if isinstance(item, Tensor)}
+    candidates = [place for place in tensors if place > 0 and _looks_like_labels(tensors[place])]
+    if 1 in tensors and 1 not in candidates and tensors[1].ndim <= 2 and _is_target(tensors[1]):
         raise NoLabelsError("the second element of a batch holds no class numbers")
-    candidates = [item for item in candidates if not _looks_like_indices(item)] or candidates
+    for suspect in (_counts_up, _is_all_distinct):
+        if len(candidates) > 1:
+            candidates = [p for p in candidates if not suspect(tensors[p])] or candidates
     if len(candidates) == 1:
-        return as_classes(candidates[0])
+        return (candidates[0],)
     if candidates:
-        raise NoLabelsError("more than one element of a batch could be the labels")
+        raise NoLabelsError(
+            "more than one element of a batch could be the labels; name one by `labels`"
+        )
     raise NoLabelsError("a batch holds no labels")
 
 
@@ -171,16 +203,20 @@ def _looks_like_labels(target: Tensor) -> bool:
 
 
 def _is_target(tensor: Tensor) -> bool:
-    """Whether a float tensor at the second place is a target and not a second input."""
-    return tensor.ndim <= 2
+    """Whether what is no label is a target all the same, and not a mask or a second input."""
+    return tensor.is_floating_point() or (tensor.ndim == 2 and tensor.dtype != torch.bool)
 
 
-def _looks_like_indices(target: Tensor) -> bool:
+def _counts_up(target: Tensor) -> bool:
+    """Whether numbers go up or down in equal steps, as indices do."""
     if target.ndim > 1 or len(target) < 2:
         return False
     steps = target.long().diff()
-    consecutive = bool((steps == steps[0]).all()) and int(steps[0]) != 0
-    return consecutive or (len(target) >= 8 and len(set(target.tolist())) == len(target))
+    return int(steps[0]) != 0 and bool((steps == steps[0]).all())
+
+
+def _is_all_distinct(target: Tensor) -> bool:
+    return target.ndim == 1 and len(target) >= 8 and len(set(target.tolist())) == len(target)
 
 
 def _is_one_hot(target: Tensor) -> bool:

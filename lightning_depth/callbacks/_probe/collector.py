@@ -15,6 +15,7 @@ from lightning_depth.callbacks._probe.batches import (
     Batch,
     LabelReader,
     NoLabelsError,
+    Path,
     as_classes,
     first_tensor,
     pick,
@@ -116,6 +117,7 @@ class Collector:
         self.reason: str | None = None
         self.rank = rank
         self._num_unique = num_unique
+        self._path: Path = ()
         self._seen = 0
         self._arrival: _Arrival | None = None
         self._done: set[str] = set()
@@ -145,7 +147,8 @@ class Collector:
         if self.reason is not None:
             return
         try:
-            found = read_batch(batch, self.options.labels)
+            found = read_batch(batch, self.options.labels, self._path)
+            self._path = found.path
             self._arrival = self._arrive(batch, found)
         except NoLabelsError as error:
             self.reason = str(error)

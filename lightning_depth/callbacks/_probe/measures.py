@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -15,12 +17,16 @@ from torch import Tensor
 from lightning_depth.functional.probe import fit_ridge, fit_ridge_to_features, knn_labels
 from lightning_depth.functional.rank import effective_rank
 from lightning_depth.functional.scatter import (
+    CentredFeatures,
     Scatter,
+    centre,
     class_scatter,
     data_separation,
+    fisher_of_features,
     fisher_pairs,
     fisher_ratio,
     separation_of_features,
+    variances_of_features,
 )
 
 __all__ = [
@@ -28,7 +34,7 @@ __all__ = [
     "LayerSample",
     "LayerSums",
     "Measure",
-    "jackknife_separation",
+    "jackknife",
     "measure_sample",
     "measure_sums",
     "pairs_of",
@@ -43,7 +49,8 @@ NUM_GROUPS = 10
 NUM_NEIGHBORS = 20
 
 
-class LayerSample(NamedTuple):
+@dataclass(frozen=True)
+class LayerSample:
     """Features of one layer on the sample.
 
     Args:
@@ -57,6 +64,18 @@ class LayerSample(NamedTuple):
     labels: Tensor
     places: Tensor
     num_classes: int
+
+    @cached_property
+    def centred(self) -> CentredFeatures:
+        """The features about their mean, with their class means."""
+        return centre(self.features, self.labels, self.num_classes)
+
+    def without(self, left_out: Tensor) -> LayerSample:
+        """The sample without some of its rows."""
+        kept = ~left_out
+        return LayerSample(
+            self.features[kept], self.labels[kept], self.places[kept], self.num_classes
+        )
 
 
 class LayerSums(NamedTuple):
@@ -95,14 +114,9 @@ def measure_sums(
 def pairs_of(source: LayerSample | LayerSums) -> Tensor:
     """Return Fisher's criterion of every pair of classes, ``(C, C)``."""
     if isinstance(source, LayerSample):
-        x = source.features.double()
-        x = x - x.mean(0)
-        counts = torch.bincount(source.labels, minlength=source.num_classes).double()[:, None]
-        zeros = x.new_zeros(source.num_classes, x.shape[1])
-        means = zeros.index_add(0, source.labels, x) / counts
-        residual = (x - means[source.labels]).square().sum(1)
-        variances = zeros[:, 0].index_add(0, source.labels, residual) / counts[:, 0]
-        return fisher_pairs(variances, means)
+        absent = source.centred.counts == 0
+        variances = variances_of_features(source.centred).masked_fill(absent, math.nan)
+        return fisher_pairs(variances, source.centred.means)
     counts = source.scatter.counts[:, None]
     means = source.scatter.sums / counts
     variances = source.squares / counts[:, 0] - means.square().sum(1)
@@ -136,44 +150,26 @@ def spread_shares(
     return (float(between) / total, float(nested) / total) if total > 0 else (math.nan, math.nan)
 
 
-def jackknife_separation(sample: LayerSample, num_groups: int = NUM_GROUPS) -> list[float]:
-    """Return log D without each group of samples in turn, the groups alike in classes."""
+def jackknife(sample: LayerSample, num_groups: int = NUM_GROUPS) -> dict[str, list[float]]:
+    """Return log D and log Fisher ratio of all samples, then without each group of them in turn.
+
+    The groups are alike in classes and the same at every layer.
+    """
     groups = (sample.places // 2) % num_groups
-    logs = []
-    for group in range(num_groups):
-        rest = groups != group
-        value = separation_of_features(
-            sample.features[rest], sample.labels[rest], sample.num_classes
-        )
-        logs.append(math.log(value) if float(value) > 0 else math.nan)
-    return logs
+    parts = [sample, *(sample.without(groups == group) for group in range(num_groups))]
+    return {
+        "separation": [_log(separation_of_features(part.centred)) for part in parts],
+        "fisher": [_log(fisher_of_features(part.centred)) for part in parts],
+    }
 
 
-def _scatter(sample: LayerSample) -> Scatter:
-    centred = sample.features.double() - sample.features.double().mean(0)
-    return class_scatter(centred, sample.labels, sample.num_classes)
-
-
-def _separation(sample: LayerSample) -> Tensor:
-    return separation_of_features(sample.features, sample.labels, sample.num_classes)
+def _log(value: Tensor) -> float:
+    return math.log(value) if 0 < float(value) < math.inf else math.nan
 
 
 def _collapse(sample: LayerSample) -> Tensor:
-    present = (torch.bincount(sample.labels) > 0).sum()
-    value = separation_of_features(sample.features, sample.labels, sample.num_classes, "classes")
-    return value / present
-
-
-def _fisher(sample: LayerSample) -> Tensor:
-    x = sample.features.double()
-    x = x - x.mean(0)
-    counts = torch.bincount(sample.labels, minlength=sample.num_classes).double()
-    sums = x.new_zeros(sample.num_classes, x.shape[1]).index_add_(0, sample.labels, x)
-    means = sums / counts.clamp(min=1)[:, None]
-    within = (x - means[sample.labels]).square().sum()
-    if int((counts > 0).sum()) < 2 or not bool((counts > 1).any()) or not bool(x.any()):
-        return x.new_tensor(math.nan)
-    return (counts[:, None] * means.square()).sum() / within
+    present = (sample.centred.counts > 0).sum()
+    return separation_of_features(sample.centred, "classes") / present
 
 
 def _linear_probe(sample: LayerSample) -> Tensor:
@@ -211,8 +207,8 @@ def _collapse_on_sums(scatter: Scatter, sample: LayerSample) -> Tensor:
 
 
 _ON_SAMPLE: dict[str, Callable[[LayerSample], Tensor]] = {
-    "separation": _separation,
-    "fisher": _fisher,
+    "separation": lambda sample: separation_of_features(sample.centred),
+    "fisher": lambda sample: fisher_of_features(sample.centred),
     "linear_probe": _linear_probe,
     "collapse": _collapse,
     "knn": _knn,

@@ -19,7 +19,7 @@ from lightning_depth.callbacks._probe.measures import (
     LayerSample,
     LayerSums,
     Measure,
-    jackknife_separation,
+    jackknife,
     measure_sample,
     measure_sums,
     pairs_of,
@@ -31,7 +31,7 @@ from lightning_depth.functional.law import fit_separation_law
 from lightning_depth.functional.plane import class_plane
 from lightning_depth.functional.reservoir import rank_in_class
 
-__all__ = ["Question", "jackknife_pass", "pair_column", "summarise", "why_unmeasurable"]
+__all__ = ["Question", "jackknife_pass", "pair_column", "picture", "summarise", "why_unmeasurable"]
 
 PANELS = 8
 PANEL_SAMPLES = 400
@@ -76,7 +76,7 @@ def summarise(finished: FinishedPass, names: Sequence[str], question: Question) 
         question: What to measure.
 
     Returns:
-        Plain containers: ``rows`` (columns by layer), ``law``, ``pairs`` and ``panels``.
+        Plain containers: ``rows`` (columns by layer), ``law`` and ``pairs``.
     """
     classes = sorted(finished.counts)
     rows: dict[str, list[Any]] = {}
@@ -94,20 +94,15 @@ def summarise(finished: FinishedPass, names: Sequence[str], question: Question) 
             _pair(classes[first], classes[second], [curve[place] for curve in curves], names)
             for place, (first, second) in enumerate(hardest)
         ],
-        "panels": _panels(finished, names, classes, question),
     }
 
 
-def jackknife_pass(finished: FinishedPass, names: Sequence[str]) -> dict[str, list[float]]:
-    """Return log D of every layer on all samples, then without each group of samples in turn."""
+def jackknife_pass(
+    finished: FinishedPass, names: Sequence[str]
+) -> dict[str, dict[str, list[float]]]:
+    """Return what ``jackknife`` does for every layer."""
     classes = sorted(finished.counts)
-    found = {}
-    for name in names:
-        sample = _sample(finished, name, classes)
-        whole = measure_sample(sample, ["separation"])["separation"]
-        logs = [math.log(whole) if whole > 0 else math.nan]
-        found[name] = logs + (jackknife_separation(sample) if whole > 0 else [])
-    return found
+    return {name: jackknife(_sample(finished, name, classes)) for name in names}
 
 
 def _sample(finished: FinishedPass, name: str, classes: list[int]) -> LayerSample:
@@ -204,11 +199,17 @@ def _pair(first: int, second: int, curve: list[float], names: Sequence[str]) -> 
     return {"first": first, "second": second, "fisher": curve[-1], "apart_at": names[best]}
 
 
-def _panels(
-    finished: FinishedPass, names: Sequence[str], classes: list[int], question: Question
+def picture(
+    finished: FinishedPass, names: Sequence[str], class_pairs: Sequence[tuple[int, int]]
 ) -> dict[str, Any]:
-    """Coordinates of some samples in the plane of their classes, for some layers."""
-    shown = list(question.class_pairs[0]) if question.class_pairs else classes[:10]
+    """Return coordinates of some samples in the plane of their classes, for some layers.
+
+    Args:
+        finished: The pass.
+        names: Layers in order of execution.
+        class_pairs: Of the first of them the classes are shown; the first ten by default.
+    """
+    shown = list(class_pairs[0]) if class_pairs else sorted(finished.counts)[:10]
     labels = finished.samples.labels
     kept = torch.isin(labels, torch.tensor(shown))
     rank = rank_in_class(finished.samples.keys, labels)

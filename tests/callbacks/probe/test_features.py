@@ -1,0 +1,110 @@
+"""Rows out of maps, tokens and sequences; projections; what is the output of a layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_depth.callbacks._probe.collector import output_module
+from lightning_depth.callbacks._probe.features import (
+    Projection,
+    Rows,
+    is_channels_last,
+    pool_rows,
+)
+from lightning_depth.layers import select_layers
+
+ALL = Rows(torch.arange(4), None)
+
+
+def test_maps_are_reduced_by_their_mean() -> None:
+    x = torch.randn(4, 3, 5, 6)
+    rows, how = pool_rows(x, ALL, "mean", channels_last=False)
+    assert how == "mean"
+    torch.testing.assert_close(rows, x.mean((2, 3)))
+
+
+def test_tokens_are_reduced_by_mean_or_class_token() -> None:
+    x = torch.randn(4, 7, 16)
+    torch.testing.assert_close(pool_rows(x, ALL, "mean", channels_last=True)[0], x.mean(1))
+    rows, how = pool_rows(x, ALL, "class_token", channels_last=True)
+    assert torch.equal(rows, x[:, 0])
+    assert how == "class token"
+
+
+def test_only_the_wanted_samples_are_taken() -> None:
+    x = torch.randn(4, 3, 2, 2)
+    rows, how = pool_rows(x, Rows(torch.tensor([2, 0]), None), "flatten", channels_last=False)
+    assert how == "flatten"
+    assert torch.equal(rows, x[[2, 0]].flatten(1))
+
+
+def largest(output: Tensor) -> Tensor:
+    return output.amax((2, 3))
+
+
+def test_a_callable_reduces_as_it_likes() -> None:
+    x = torch.randn(4, 3, 2, 2)
+    rows, how = pool_rows(x, ALL, largest, channels_last=False)
+    assert how == "largest"
+    assert torch.equal(rows, x.amax((2, 3)))
+
+
+def test_positions_are_found_at_any_resolution() -> None:
+    x = torch.arange(64.0).reshape(1, 1, 8, 8)
+    places = torch.tensor([[0.5 / 4, 3.5 / 4]])  # row 0, column 3 of a grid of 4 x 4
+    rows, how = pool_rows(x, Rows(torch.tensor([0]), places), "mean", channels_last=False)
+    assert how == "position"
+    assert rows.tolist() == [[x[0, 0, 1, 7].item()]]
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "last"),
+    [
+        (nn.Conv2d(3, 8, 3), (2, 8, 5, 5), False),
+        (nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8)), (2, 5, 5, 8), True),
+        (nn.TransformerEncoderLayer(8, 2), (2, 5, 8), True),
+        (nn.Conv1d(3, 8, 3), (2, 8, 5), False),
+        (nn.GRU(3, 8), (2, 5, 8), True),
+        (nn.Linear(8, 8), (2, 8, 8), True),
+        (nn.ReLU(), (2, 5, 8), True),
+        (nn.Linear(4, 8), (2, 8), False),
+    ],
+    ids=["conv", "swin", "transformer", "conv1d", "gru", "square", "bare", "flat"],
+)
+def test_the_axis_of_the_features(module: nn.Module, shape: tuple[int, ...], last: bool) -> None:
+    assert is_channels_last(torch.zeros(shape), module) is last
+
+
+def test_projection_keeps_distances() -> None:
+    x = torch.randn(50, 6000, generator=torch.Generator().manual_seed(0))
+    projected = Projection(6000, 512, seed=0)(x)
+    assert projected.shape == (50, 512)
+    ratio = torch.pdist(projected) / torch.pdist(x)
+    # 1 +- sqrt(1 / (2 * 512)) for a projection of 512 independent signs
+    assert ratio.mean().item() == pytest.approx(1.0, abs=0.03)
+    assert ratio.std().item() < 0.05
+
+
+def test_projection_is_seeded_and_leaves_narrow_rows_alone() -> None:
+    x = torch.randn(3, 900)
+    assert torch.equal(Projection(900, 64, 1)(x), Projection(900, 64, 1)(x))
+    assert not torch.equal(Projection(900, 64, 1)(x), Projection(900, 64, 2)(x))
+    assert torch.equal(Projection(900, 1000, 1)(x), x)
+
+
+def test_the_activation_after_a_single_module_belongs_to_it() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Dropout(), nn.Linear(4, 2))
+    layers = select_layers(net)
+    watched = {id(layer.module) for layer in layers}
+    taps = [output_module(layer, net, watched) for layer in layers]
+    assert taps == [net[1], net[3], net[4]]
+
+
+def test_a_block_hands_on_what_it_returns() -> None:
+    blocks = [nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)]
+    net = nn.Sequential(*(nn.TransformerEncoderLayer(4, 1) for _ in blocks))
+    layers = select_layers(net)
+    watched = {id(layer.module) for layer in layers}
+    assert [output_module(layer, net, watched) for layer in layers] == list(net)
