@@ -170,10 +170,10 @@ class ConvNet(nn.Module):
             x = stage(x)
             if level in wanted:
                 finished = norm and level == len(self.stages)
-                levels.append(self.final(x.clone()) if finished else x)
+                levels.append(self.final(x) if finished else x)
         if intermediates_only:
             return levels
-        return self.final(x.clone()), levels
+        return (self.final(x) if len(stages) == len(self.stages) else x), levels
 
     def prune_intermediate_layers(
         self,
