@@ -54,7 +54,7 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
     return {
         name: Style(
             ARMS[number % len(ARMS)],
-            DASHES[(number + number // len(ARMS)) % len(DASHES)],
+            DASHES[(number + 2 * (number // len(ARMS))) % len(DASHES)],
             MARKERS[(number + number // len(ARMS)) % len(MARKERS)],
         )
         for number, name in enumerate(names)

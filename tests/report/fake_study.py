@@ -100,7 +100,7 @@ def _study(recipe: dict[str, Any], keys: list[str], text: str) -> dict[str, Any]
 
 
 def _trial(key: str, arm: str, position: int, seed: int, text: str) -> dict[str, Any]:
-    floor = (0.02, 0.83, 0.001, 0.03)[position % 4] * (1 + 0.1 * seed)
+    floor = min((0.02, 0.83, 0.001, 0.03)[position % 4] * (1 + 0.1 * seed), 1.0)
     fall = [floor + (0.9 - floor) * math.exp(-epoch) for epoch in range(EPOCHS)]
     val = [min(error + 0.03 + 0.004 * seed, 1.0) for error in fall]
     return {

@@ -47,7 +47,7 @@ def test_lines_stand_out_from_white_paper(color: str) -> None:
 
 def test_no_two_arms_look_alike() -> None:
     looks = _panels.styles([f"arm {number}" for number in range(28)])
-    assert len({(style.color, str(style.dash), style.marker) for style in looks.values()}) == 28
+    assert len({(style.color, str(style.dash)) for style in looks.values()}) == 28
 
 
 def test_picture_is_well_formed_and_takes_its_colors_from_the_page() -> None:
