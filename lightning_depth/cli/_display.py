@@ -31,13 +31,12 @@ class Display:
         self._progress = progress.Progress(
             progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(),
-            progress.TextColumn("{task.completed:g}/{task.total:g} {task.fields[unit]}"),
-            progress.TextColumn("{task.fields[left]}"),
+            progress.TextColumn("{task.fields[told]}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._total = self._progress.add_task("checking the recipe", total=None, unit="", left="")
+        self._total = self._progress.add_task("checking the recipe", total=None, told="")
 
     def __enter__(self) -> Display:
         self._progress.start()
@@ -67,12 +66,14 @@ class Display:
     def _on_started(self, event: Event) -> None:
         self._begun = self._begun or time.perf_counter()
         self._rows[event.trial.key] = self._progress.add_task(
-            f"  {_label(event.trial)}", total=event.trial.epochs, unit="epochs", left=""
+            f"  {_label(event.trial)}", total=event.trial.epochs, told=_epochs(event)
         )
 
     def _on_epoch(self, event: Event) -> None:
         self._weights_done[event.trial.key] = event.trial.weight * event.epoch / event.trial.epochs
-        self._progress.update(self._rows[event.trial.key], completed=event.epoch)
+        self._progress.update(
+            self._rows[event.trial.key], completed=event.epoch, told=_epochs(event)
+        )
         self._update_total()
 
     def _on_finished(self, event: Event) -> None:
@@ -95,8 +96,7 @@ class Display:
             description="trials",
             total=self.num_queued,
             completed=self.num_finished,
-            unit="trials",
-            left=self._left().removeprefix("; "),
+            told=f"{self.num_finished}/{self.num_queued} trials{self._left()}",
         )
 
     def _left(self) -> str:
@@ -123,6 +123,10 @@ def duration(seconds: float) -> str:
 
 def _label(trial: Trial) -> str:
     return f"{trial.arm}, seed {trial.seed}"
+
+
+def _epochs(event: Event) -> str:
+    return f"{event.epoch}/{event.trial.epochs} epochs"
 
 
 def _outcome(record: Any) -> str:

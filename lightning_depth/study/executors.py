@@ -16,7 +16,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
-from lightning_depth.study.jobs import Event, Job
+from lightning_depth.study.jobs import Event, Executor, Job
 from lightning_depth.study.worker import TRIAL_MODULE, failure, log_file, run_job, work
 
 __all__ = ["InProcessExecutor", "LocalExecutor", "num_cores"]
@@ -41,7 +41,7 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-class InProcessExecutor:
+class InProcessExecutor(Executor):
     """Runs trials one after the other in this process, for debugging and small studies.
 
     Example:
@@ -65,7 +65,7 @@ class InProcessExecutor:
             yield Event("finished", job.trial, record=run_job(job, lambda _: None))
 
 
-class LocalExecutor:
+class LocalExecutor(Executor):
     """Runs trials in processes of this machine.
 
     Args:

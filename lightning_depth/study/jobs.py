@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from lightning_depth.study.spec import fingerprint
 
@@ -85,16 +86,19 @@ class Event:
     record: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Executor(Protocol):
+class Executor(ABC):
     """What runs trials.
 
     Example:
-        >>> isinstance(Executor.__annotations__["workers"], str)
+        >>> from lightning_depth.study import LocalExecutor
+        >>> issubclass(LocalExecutor, Executor)
         True
     """
 
     workers: int
+    """How many trials run at a time; 0 where they run in this process."""
 
+    @abstractmethod
     def run(self, jobs: Sequence[Job]) -> Generator[Event, None, None]:
         """Run all jobs, beginning with the first, and tell what happens.
 
@@ -102,6 +106,5 @@ class Executor(Protocol):
             jobs: The trials to run.
 
         Returns:
-            The events. Closing the iterator ends whatever still runs.
+            The events. Closing the generator ends whatever still runs.
         """
-        ...

@@ -9,8 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from lightning_depth import _extras
 from lightning_depth.errors import ConfigurationError, check_choice, check_count
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["choose_folder", "run_study"]
 
 _RUNS = "lightning-depth-runs"
+_WANDB = "https://api.wandb.ai"
 
 
 def choose_folder(study: Study, output: str | Path | None = None) -> Path:
@@ -182,8 +185,15 @@ def _is_complete(store: Store, stored: dict[str, Any] | None) -> bool:
 
 
 def _is_offline() -> bool:
-    """Return whether W&B runs are kept on disk: no key, and no mode was asked for."""
-    return "WANDB_MODE" not in os.environ and _extras.wandb().api.api_key is None
+    """Return whether W&B runs are kept on disk: there is no key, and no mode was asked for."""
+    if os.environ.get("WANDB_MODE") or os.environ.get("WANDB_API_KEY"):
+        return False
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", _WANDB)).hostname or ""
+    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        return netrc(path).authenticators(host) is None
+    except (OSError, NetrcParseError):
+        return True
 
 
 def _describe(study: Study, plan: Plan, executor: Executor) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from lightning_depth.study import (
     Study,
     StudyResult,
     choose_folder,
+    run,
     run_study,
 )
 from lightning_depth.study.executors import num_cores
@@ -322,3 +323,27 @@ def test_stored_study_imports_and_runs_nothing_that_it_names(
     content["recipe"]["arms"]["own"]["network"]["class_path"] = "tests.study.never_imported.Net"
     store.write_study(content)
     assert StudyResult.load("out").table[0]["arm"] == "own"
+
+
+@pytest.mark.parametrize(
+    ("settings", "offline"),
+    [
+        pytest.param({}, True, id="no key"),
+        pytest.param({"WANDB_API_KEY": "k"}, False, id="key"),
+        pytest.param({"WANDB_MODE": "online"}, False, id="mode asked for"),
+        pytest.param({"NETRC": "keys"}, False, id="key in netrc"),
+        pytest.param({"NETRC": "keys", "WANDB_BASE_URL": "https://own.org"}, True, id="other host"),
+        pytest.param({"NETRC": "broken"}, True, id="netrc that cannot be read"),
+    ],
+)
+def test_wandb_is_offline_without_a_key(
+    settings: dict[str, str], offline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("keys").write_text("machine api.wandb.ai login user password k")
+    Path("broken").write_text("what is this")
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "none")
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert run._is_offline() is offline
