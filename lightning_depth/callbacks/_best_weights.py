@@ -112,13 +112,19 @@ class BestWeights:
         Raises:
             MisuseError: There is no copy, its file is gone, or it does not fit.
         """
-        if not self.held:
-            raise MisuseError("There are no best weights: no check has found an improvement yet.")
         shared = self.path is not None and not self.sharded and _world_size() > 1
-        saved = self._read() if not shared or _rank() == 0 else {}
-        for module in modules:
+        saved: Mapping[str, Tensor] = {}
+        trouble = None
+        try:
             if not shared or _rank() == 0:
-                _check_fit(saved, module)
+                saved = self._read()
+                for module in modules:
+                    _check_fit(saved, module)
+        except MisuseError as error:
+            trouble = str(error)
+        if trouble := _first_of_ranks(trouble):
+            raise MisuseError(trouble)
+        for module in modules:
             _write_into(module, saved, whole=not self.sharded)
             if shared:
                 _broadcast(module)
@@ -183,7 +189,8 @@ class BestWeights:
     def _read(self) -> dict[str, Tensor]:
         if self.tensors is not None:
             return self.tensors
-        assert self.path is not None
+        if self.path is None:
+            raise MisuseError("There are no best weights: no check has kept any.")
         file = self._file(self.path)
         if not file.exists():
             raise MisuseError(f"The best weights are gone: there is no file '{file}' any more.")
@@ -266,6 +273,15 @@ def _broadcast(module: nn.Module) -> None:
         buffer = tensor.detach().contiguous()
         torch.distributed.broadcast(buffer, 0)
         tensor.copy_(buffer)
+
+
+def _first_of_ranks(trouble: str | None) -> str | None:
+    """Return what is wrong on any rank; one rank must not wait for another that gave up."""
+    if _world_size() == 1:
+        return trouble
+    told: list[str | None] = [None] * _world_size()
+    torch.distributed.all_gather_object(told, trouble)
+    return next(filter(None, told), None)
 
 
 def _distributed() -> bool:

@@ -9,7 +9,6 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from copy import copy
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
@@ -19,14 +18,20 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_depth import _extras
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
 from lightning_depth.callbacks._best_weights import Place
 from lightning_depth.callbacks._criteria import StoppingCriterion
-from lightning_depth.callbacks._ending import as_errors, find_ending, is_rate, match_epochs
 from lightning_depth.callbacks._pytorch_lightning import join_trainer, leave_trainer
 from lightning_depth.callbacks._restoring import WeightKeeper, changes_before_check
-from lightning_depth.callbacks.training_error import TrainingErrorMonitor
+from lightning_depth.callbacks._stopping_parts import (
+    CriterionRecord,
+    MovingAverage,
+    agree_on_stop,
+    conclude,
+    draw_checks,
+    finite,
+    may_stop,
+)
 from lightning_depth.errors import (
     MisuseError,
     check_choice,
@@ -168,25 +173,14 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
     # Hooks.
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Choose when to check, as Lightning does.
-
-        Args:
-            trainer: The Trainer.
-            pl_module: The user's module.
-            stage: What begins.
-        """
+        """Choose when to check, as Lightning does."""
         join_trainer(self, trainer, LightningEarlyStopping)
         DepthCallback.setup(self, trainer, pl_module, stage)
         LightningEarlyStopping.setup(self, trainer, pl_module, stage)
         self._wants_stop = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse weights that cannot be copied.
-
-        Args:
-            trainer: The Trainer.
-            pl_module: The user's module.
-        """
+        """Refuse weights that cannot be copied."""
         if self._weights is not None:
             self._weights.start(pl_module)
 
@@ -198,49 +192,26 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Check by steps, or stop as soon as the required minimum is reached.
-
-        Args:
-            trainer: The Trainer.
-            pl_module: The user's module.
-            outputs: Not used.
-            batch: Not used.
-            batch_idx: Not used.
-        """
+        """Check by steps, or stop as soon as the required minimum is reached."""
         if self.every_n_steps is not None:
             self._check_by_steps(trainer)
         elif self._wants_stop:
             self._signal(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check, where checks belong to the end of an epoch.
-
-        Args:
-            trainer: The Trainer.
-            pl_module: The user's module.
-        """
+        """Check, where checks belong to the end of an epoch."""
         if self.every_n_steps is None:
             super().on_train_epoch_end(trainer, pl_module)
         self._signal(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember the metric, to see whether it is validation that measures it.
-
-        Args:
-            trainer: The Trainer.
-            pl_module: The user's module.
-        """
+        """Remember the metric, to see whether it is validation that measures it."""
         if not self._should_skip_check(trainer):
             before: Tensor | None = trainer.callback_metrics.get(self.monitor)
             self._before_validation = before
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check, where checks belong to validation.
-
-        Args:
-            trainer: The Trainer.
-            pl_module: The user's module.
-        """
+        """Check, where checks belong to validation."""
         if self._should_skip_check(trainer):
             return
         measured = trainer.callback_metrics.get(self.monitor)
@@ -252,13 +223,14 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
             super().on_validation_end(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the best weights back; ``ModelCheckpoint`` comes later and saves them.
-
-        Args:
-            trainer: The Trainer.
-            pl_module: The user's module.
-        """
-        if self._weights is None or not self._weights.best.held:
+        """Give the best weights back; ``ModelCheckpoint`` comes later and saves them."""
+        if self._weights is None or not torch.isfinite(self.best_score):
+            return
+        if not self._weights.best.held:
+            rank_zero_warn(
+                f"The weights stay those of the last step: {self.monitor} was best in a checkpoint "
+                "that holds no best weights."
+            )
             return
         try:
             self._weights.restore(trainer, pl_module)
@@ -271,23 +243,13 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the best weights to this callback's state; every rank takes part.
-
-        Args:
-            trainer: The Trainer.
-            pl_module: The user's module.
-            checkpoint: What is going to be saved.
-        """
+        """Add the best weights to this callback's state; every rank takes part."""
         if self._weights is not None and self._weights.best.held:
             state = checkpoint["callbacks"][self.state_key]
             state["best_weights"] = self._weights.to_state(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state, of this class or of Lightning's.
-
-        Args:
-            state_dict: State from a checkpoint.
-        """
+        """Take over a state, of this class or of Lightning's."""
         super().load_state_dict(state_dict)
         if self._weights is not None and "best_weights" in state_dict:
             self._weights.from_state(state_dict["best_weights"])
@@ -298,15 +260,7 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         Returns:
             The figure and its axes.
         """
-        table = self.history
-        figure = _extras.matplotlib_figure().Figure(figsize=(6, 4), layout="constrained")
-        axes = figure.add_subplot()
-        axes.plot(table.get("step", []), table.get("score", []), "o-", label=self.monitor)
-        if self.best_step is not None:
-            axes.axvline(self.best_step, color="C2", linestyle="--", label="best")
-        axes.set(xlabel="step", ylabel=self.monitor, title="Checks of early stopping")
-        axes.legend()
-        return figure, axes
+        return draw_checks(self.history, self.monitor, self.best_step)
 
     # The check.
 
@@ -315,15 +269,15 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         early = trainer.current_epoch < self.start_from_epoch
         if trainer.fast_dev_run or early or not self._validate_condition_metric(logs):  # type: ignore[attr-defined]
             return
-        score = logs[self.monitor].squeeze()
-        best, train_loss = self.best_score, self._train_loss(logs)
-        should_stop, reason = self._evaluate_stopping_criteria(self._smooth(score))
-        improved = self.best_score is not best
+        score, best = logs[self.monitor].squeeze(), self.best_score
+        current = self._average.update(score)
+        should_stop, reason = self._evaluate_stopping_criteria(current)
         if self.criterion is not None and not should_stop:
-            should_stop, reason = self._ask_criterion(score, train_loss, reason)
-        should_stop, reason = self._agree(trainer, should_stop, reason)
-        self._record(trainer, score, train_loss)
-        self._keep_best(trainer, improved)
+            should_stop, reason = self._ask_criterion(self.criterion, current, logs, reason)
+        decision = agree_on_stop(trainer, should_stop, reason, self.stopping_reason)
+        should_stop, reason, self.stopping_reason = decision
+        self._record(trainer, score, logs)
+        self._keep_best(trainer, improved=self.best_score is not best)
         self._decide(trainer, should_stop, reason)
 
     def _evaluate_stopping_criteria(self, current: Tensor) -> tuple[bool, str | None]:
@@ -344,9 +298,8 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         self.best_step: int | None = None
         place: Any = "cpu" if self.restore_best_weights is True else self.restore_best_weights
         self._weights = WeightKeeper(place) if place else None
-        self._scores: list[float] = []
-        self._train_losses: list[float] = []
-        self._average, self._averaged = 0.0, 0
+        self._told = CriterionRecord()
+        self._average = MovingAverage(self.smoothing)
         self._last_step = 0
         self._wants_stop = False
         self._before_validation = None
@@ -386,64 +339,31 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         if started and self._from_validation and changes_before_check(trainer):
             self._weights.look_ahead(trainer, pl_module, self.monitor)
 
-    def _smooth(self, score: Tensor) -> Tensor:
-        """Return the moving average, without the bias of its start."""
-        if not self.smoothing or not torch.isfinite(score):
-            return score
-        self._average = self.smoothing * self._average + (1 - self.smoothing) * float(score)
-        self._averaged += 1
-        return torch.as_tensor(self._average / (1 - self.smoothing**self._averaged)).to(score)
-
-    def _train_loss(self, logs: Mapping[str, Tensor]) -> float | None:
-        """Return the training twin of the metric ("val_loss" has "train_loss"), if it is there."""
-        key = self.criterion.train_monitor if self.criterion is not None else None
-        if key is not None and key not in logs and self._scores:
-            raise MisuseError(
-                f"The criterion {self.criterion!r} needs the metric {key!r}, which is not logged. "
-                f"Logged: {', '.join(logs)}."
-            )
-        key = key or re.sub(r"val(id(ation)?)?", "train", self.monitor, count=1)
-        return None if key == self.monitor or key not in logs else _finite(logs[key])
-
     def _ask_criterion(
-        self, current: Tensor, train_loss: float | None, reason: str | None
+        self,
+        criterion: StoppingCriterion,
+        current: Tensor,
+        logs: Mapping[str, Tensor],
+        reason: str | None,
     ) -> tuple[bool, str | None]:
-        assert self.criterion is not None
-        self._scores.append(float(current))
-        if train_loss is not None:
-            self._train_losses.append(train_loss)
-        met = self.criterion.should_stop(self._scores, self._train_losses)
+        met = self._told.ask(criterion, current, logs)
         if met is None:
             return False, reason
-        self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
+        self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED  # Lightning knows no nearer
         return True, (
             f"Monitored metric {self.monitor} met the criterion: {met}."
             f" Best score: {self.best_score:.3f}. Signaling Trainer to stop."
         )
 
-    def _agree(
-        self, trainer: pl.Trainer, should_stop: bool, reason: str | None
-    ) -> tuple[bool, str | None]:
-        """Stop all ranks if any wants to, and give all the reason of the first that does."""
-        strategy = trainer.strategy
-        decided = strategy.reduce_boolean_decision(should_stop, all=False)
-        if decided and trainer.world_size > 1:
-            own = trainer.global_rank if should_stop else trainer.world_size
-            place = torch.tensor(float(own), device=strategy.root_device)
-            first = int(strategy.reduce(place, reduce_op="min"))
-            told = (reason, self.stopping_reason.value)
-            reason, value = strategy.broadcast(told, src=first)
-            self.stopping_reason = EarlyStoppingReason(value)
-        return decided, reason
-
-    def _record(self, trainer: pl.Trainer, score: Tensor, train_loss: float | None) -> None:
+    def _record(self, trainer: pl.Trainer, score: Tensor, logs: Mapping[str, Tensor]) -> None:
+        twin = re.sub(r"val(id(ation)?)?", "train", self.monitor, count=1)
         self._history.append(
             epoch=trainer.current_epoch,
             step=trainer.global_step,
-            score=_finite(score),
-            best_score=_finite(self.best_score),
+            score=finite(score),
+            best_score=finite(self.best_score),
             wait_count=self.wait_count,
-            train_score=train_loss,
+            train_score=finite(logs.get(twin)) if twin != self.monitor else None,
         )
 
     def _keep_best(self, trainer: pl.Trainer, improved: bool) -> None:
@@ -473,76 +393,34 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
 
     def _signal(self, trainer: pl.Trainer) -> None:
         """Tell the Trainer to stop, not before it would: what it is told it does not forget."""
-        if self._wants_stop and _may_stop(trainer):
+        if self._wants_stop and may_stop(trainer):
             trainer.should_stop = True
 
     def _extra_state(self) -> dict[str, Any]:
-        return {name: copy(getattr(self, f"_{name}")) for name in _KEPT} | {
+        return {
             "best_epoch": self.best_epoch,
             "best_step": self.best_step,
+            "scores": list(self._told.scores),
+            "train_losses": list(self._told.train_losses),
+            "average": [self._average.total, self._average.count],
+            "last_step": self._last_step,
+            "from_validation": self._from_validation,
+            "unseen": self._unseen,
         }
 
     def _load_extra_state(self, state: Mapping[str, Any]) -> None:
-        for name in _KEPT:
-            setattr(self, f"_{name}", copy(state[name]))
         self.best_epoch, self.best_step = state["best_epoch"], state["best_step"]
+        self._told = CriterionRecord(list(state["scores"]), list(state["train_losses"]))
+        self._average = MovingAverage(self.smoothing, *state["average"])
+        self._last_step = state["last_step"]
+        self._from_validation, self._unseen = state["from_validation"], state["unseen"]
 
     def _conclude(self, trainer: pl.Trainer) -> list[Finding]:
-        """Judge validation beside training, from the training monitor or the metric's twin."""
-        rows = [row for row in _rows(self._history.table()) if row["score"] is not None]
-        epochs = [row["epoch"] for row in rows]
-        training, chance = self._training_curve(trainer, rows, epochs)
-        return find_ending(
-            self.monitor,
-            epochs,
-            as_errors([row["score"] for row in rows], self.mode),
-            training,
-            chance=chance,
-            stopped=self.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED,
-        )
-
-    def _training_curve(
-        self, trainer: pl.Trainer, rows: list[dict[str, Any]], epochs: list[int]
-    ) -> tuple[list[float] | None, float | None]:
-        """Return the metric on training data at each check, and what chance gives."""
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
-        for callback in callbacks:
-            if isinstance(callback, TrainingErrorMonitor):
-                rate = self.mode == "max" or is_rate(self.monitor)
-                curve = match_epochs(callback.history, epochs, "error" if rate else "loss")
-                return curve, callback.chance_error if rate else callback.chance_loss
-        twins = [row["train_score"] for row in rows]
-        return (None if None in twins else as_errors(twins, self.mode)), None
+        stopped = self.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED
+        return conclude(trainer, self._history.table(), self.monitor, self.mode, stopped)
 
     def _summary(self) -> str:
         return ""
 
     def _detach(self) -> None:
         leave_trainer(self)
-
-
-_KEPT = (
-    "scores",
-    "train_losses",
-    "average",
-    "averaged",
-    "last_step",
-    "from_validation",
-    "unseen",
-)
-
-
-def _finite(value: Tensor) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None
-
-
-def _rows(table: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
-
-
-def _may_stop(trainer: pl.Trainer) -> bool:
-    """Whether the Trainer has done its ``min_epochs`` and ``min_steps``."""
-    tracker: Any = trainer.fit_loop.epoch_progress.current
-    epochs = tracker.processed
-    return epochs >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
