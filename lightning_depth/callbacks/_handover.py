@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from lightning_depth.callbacks._logging import survive_full_disk
+
 __all__ = ["Handover"]
 
 
@@ -53,9 +55,10 @@ class Handover:
         if parent is None or parent.pid != self._home:
             return
         part = _path(f"{self._name}.{os.getpid()}")
-        with part.open("xb") as file:
-            torch.save(make_state(), file)
-        part.replace(_path(self._name))
+        with survive_full_disk(part):
+            with part.open("xb") as file:
+                torch.save(make_state(), file)
+            part.replace(_path(self._name))
 
     def discard(self) -> None:
         """Drop what a child process left: the original itself runs now."""

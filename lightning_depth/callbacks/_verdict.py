@@ -13,7 +13,7 @@ from lightning_depth.findings import Finding, rank_findings, render_verdict
 
 __all__ = ["verdict_box", "write_findings"]
 
-_WIDEST = 100
+_NARROWEST, _WIDEST = 40, 100
 
 
 def verdict_box(findings: Sequence[Finding], healthy: str) -> str:
@@ -23,7 +23,8 @@ def verdict_box(findings: Sequence[Finding], healthy: str) -> str:
         findings: What all callbacks of the run found.
         healthy: What to say where nothing was found.
     """
-    width = min(_WIDEST, shutil.get_terminal_size().columns)
+    columns = shutil.get_terminal_size().columns
+    width = max(_NARROWEST, min(_WIDEST, columns))
     return render_verdict(findings, healthy=healthy, width=width)
 
 

@@ -202,6 +202,19 @@ def test_text_does_not_tear_a_progress_bar(
     assert [len(line) for line in box] == [80] * 5
 
 
+@pytest.mark.parametrize(("columns", "width"), [("20", 40), ("72", 72), ("300", 100)])
+def test_box_is_as_wide_as_the_terminal(
+    columns: str,
+    width: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    fit(Counter(DEAD), max_epochs=1)
+    box = [line for line in capsys.readouterr().out.splitlines() if line[:1] in ("+", "|")]
+    assert {len(line) for line in box} == {width}
+
+
 def test_findings_so_far_are_told_after_an_exception(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(FindingError):
         fit(Counter(DEAD, on_finding="raise"), Counter(conclusion=IDLE, prefix="other"))

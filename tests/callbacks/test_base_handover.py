@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import gc
 import multiprocessing
+import os
 import pickle
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,3 +87,12 @@ def test_copy_in_the_same_process_is_an_object_of_its_own() -> None:
         _in_child(handover, "fork")
         assert other.collect() is None
         assert handover.collect() == {"step": 3}
+
+
+def test_state_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    handover = Handover()
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: SimpleNamespace(pid=os.getpid()))
+    sentence = r"^lightning-depth could not write /nowhere/lightning-depth-.*: .*No such file"
+    with pytest.warns(UserWarning, match=sentence):
+        handover.leave(_state)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -79,3 +82,30 @@ def test_run_here_counts_more_than_an_earlier_one_in_children() -> None:
     run.fit(Toy(), loader(), loader())
     fit(callback, max_epochs=1)
     assert len(pd.DataFrame(callback.history)) == 1
+
+
+SCRIPT = """
+from tests.callbacks._runs import Toy, loader, make, public_callbacks, trainer
+from tests.callbacks.test_contract_processes import Leave
+
+callbacks = [make(name) for name in public_callbacks()]
+run = trainer(*callbacks, Leave(), strategy="ddp", devices=2, enable_checkpointing=True,
+              default_root_dir="root")
+run.fit(Toy(), loader(), loader())
+assert all(len(callback.findings) >= 0 for callback in callbacks)
+"""
+
+
+@pytest.mark.slow
+def test_script_of_its_own_tells_one_verdict(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT)
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "train.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.count("+-- depth verdict") == 1
+    assert (tmp_path / "root" / "findings.json").exists()
