@@ -121,7 +121,7 @@ class LayerSeparabilityProbe(DepthCallback):
             check_choice("pool", pool, ("mean", "class_token", "flatten"))
         self.pool = pool
         self.dataloader_idx = check_count("dataloader_idx", dataloader_idx, 0)
-        self.seed = seed
+        self.seed = check_count("seed", seed, 0)
         self.log_layers = log_layers
         self._collector: Collector | None = None
         self._stance: Any = None

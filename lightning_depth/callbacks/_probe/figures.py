@@ -91,8 +91,26 @@ def _draw_column(
     if column in ("separation", "collapse") or column.startswith("fisher"):
         axis.set_yscale("log")
     axis.set_xlabel("depth (0 is the input)")
-    axis.set_ylabel(LABELS.get(column, column.replace("_", " ")))
+    axis.set_ylabel(LABELS.get(column) or _pair_label(column))
     axis.grid(alpha=0.3)
+
+
+def _pair_label(column: str) -> str:
+    _, first, second = column.split("_")
+    return f"Fisher ratio of {first} and {second}"
+
+
+def _limits(layers: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """One scale for all panels, so that distances can be compared, without far outliers."""
+    found = []
+    for axis in (0, 1):
+        values = sorted(p[axis] for points in layers.values() for p in points if p[axis] == p[axis])
+        if not values:
+            return [(-1.0, 1.0)] * 2
+        low, high = values[len(values) // 200], values[-1 - len(values) // 200]
+        margin = 0.05 * (high - low) or 1.0
+        found.append((low - margin, high + margin))
+    return found
 
 
 def _fill_panels(figure: Figure | SubFigure, panels: Mapping[str, Any]) -> None:
@@ -101,6 +119,7 @@ def _fill_panels(figure: Figure | SubFigure, panels: Mapping[str, Any]) -> None:
     grid = figure.subplots(-(-len(layers) // columns), columns, squeeze=False)
     classes = sorted(set(labels))
     colors = _extras.matplotlib().colormaps["tab10"]
+    limits = _limits(layers)
     for axis in grid.flat[len(layers) :]:
         axis.set_axis_off()
     for axis, (name, points) in zip(grid.flat, layers.items(), strict=False):
@@ -111,6 +130,8 @@ def _fill_panels(figure: Figure | SubFigure, panels: Mapping[str, Any]) -> None:
                 color=colors(place % 10), marker=MARKERS[place % len(MARKERS)], label=str(label),
             )  # fmt: skip
         axis.set_title(name, fontsize="small")
+        axis.set_xlim(limits[0])
+        axis.set_ylim(limits[1])
         axis.set_xticks([])
         axis.set_yticks([])
     grid.flat[0].legend(fontsize="xx-small", ncols=2, handletextpad=0.1, columnspacing=0.5)
