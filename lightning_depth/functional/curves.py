@@ -23,6 +23,10 @@ SWING_FACTOR = 3.0
 """A rise is one if it exceeds this many times the largest swing the other way, or earlier on."""
 HIGH = 0.5
 """An error is high above this share of what always answering the commonest class gives."""
+NO_BETTER = 0.95
+"""Validation is no better than chance above this share of it."""
+UNMOVED = 0.9
+"""Where chance is not known, training that stays above this share of its start learnt nothing."""
 
 Kind = Literal["overfitting", "not_generalizing", "underfitting", "unstable", "still_improving"]
 
@@ -81,15 +85,16 @@ def judge_curves(
     """Return what the curves of a run say, if they say anything.
 
     - "overfitting": validation has risen from its lowest level while training still falls.
-    - "not_generalizing": training has fallen far, validation never got better than chance.
+    - "not_generalizing": training has fallen far, validation never got better than ``chance``.
     - "unstable": validation has risen, and so has training.
-    - "underfitting": both are high at the end.
+    - "underfitting": both are high at the end, compared with ``chance``; where that is not known,
+      training has hardly moved.
     - "still_improving": validation is still falling at the end, and nothing stopped it.
 
     Args:
         validation: Errors or losses on validation data, one a check.
         training: The same quantity on training data at the same checks, if it is known.
-        chance: What a network that looks at nothing gets; default: the first training value.
+        chance: What a network that looks at nothing gets, if it is known.
         stopped: Whether training stopped because nothing improved any more.
 
     Returns:
@@ -112,10 +117,13 @@ def judge_curves(
         falling = end < 0.95 * _level(training, lowest) or end < 0.05 * reference
         kind: Kind = "overfitting" if falling else "unstable"
         return CurveVerdict(kind, rise, limit, lowest)
-    if end < HIGH * reference and median(validation) > 0.95 * reference:
-        return CurveVerdict("not_generalizing", median(validation) / reference, 0.95, lowest)
-    if end > HIGH * reference and median(validation[-3:]) > HIGH * reference:
+    level = median(validation) / reference
+    if chance is not None and end < HIGH * reference and level > NO_BETTER:
+        return CurveVerdict("not_generalizing", level, NO_BETTER, lowest)
+    if chance is not None and min(end, median(validation[-3:])) > HIGH * reference:
         return CurveVerdict("underfitting", end / reference, HIGH, lowest)
+    if chance is None and end > UNMOVED * reference:
+        return CurveVerdict("underfitting", end / reference, UNMOVED, lowest)
     return _judge_alone(validation, lowest, stopped)
 
 

@@ -280,8 +280,8 @@ def test_checkpoints_of_either_class_load_into_the_other(ours_first: bool, tmp_p
     stopping, path = make(not ours_first), tmp_path / "last.ckpt"
     trainer = pl.Trainer(**QUIET, max_epochs=9, callbacks=[stopping])
     sentence = (
-        r"^The weights stay those of the last step: val_loss was best in a checkpoint that holds no "
-        r"best weights\.$"
+        r"^The weights stay those of the last step: val_loss was best in a checkpoint that holds "
+        r"no best weights\.$"
     )
     with nullcontext() if ours_first else pytest.warns(UserWarning, match=sentence):
         trainer.fit(
