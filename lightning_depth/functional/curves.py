@@ -86,9 +86,9 @@ def judge_curves(
 
     - "overfitting": validation has risen from its lowest level while training still falls.
     - "not_generalizing": training has fallen far, validation never got better than ``chance``.
-    - "unstable": validation has risen, and so has training.
     - "underfitting": both are high at the end, compared with ``chance``; where that is not known,
       training has hardly moved.
+    - "unstable": validation has risen, and training has not fallen.
     - "still_improving": validation is still falling at the end, and nothing stopped it.
 
     Args:
@@ -113,10 +113,9 @@ def judge_curves(
         return _judge_alone(validation, lowest, stopped)
     reference = chance if chance is not None else training[0]
     end = median(training[-3:])
-    if rise > limit:
-        falling = end < 0.95 * _level(training, lowest) or end < 0.05 * reference
-        kind: Kind = "overfitting" if falling else "unstable"
-        return CurveVerdict(kind, rise, limit, lowest)
+    falling = end < 0.95 * _level(training, lowest) or end < 0.05 * reference
+    if rise > limit and falling:
+        return CurveVerdict("overfitting", rise, limit, lowest)
     level = median(validation) / reference
     if chance is not None and end < HIGH * reference and level > NO_BETTER:
         return CurveVerdict("not_generalizing", level, NO_BETTER, lowest)
@@ -124,6 +123,8 @@ def judge_curves(
         return CurveVerdict("underfitting", end / reference, HIGH, lowest)
     if chance is None and end > UNMOVED * reference:
         return CurveVerdict("underfitting", end / reference, UNMOVED, lowest)
+    if rise > limit:
+        return CurveVerdict("unstable", rise, limit, lowest)
     return _judge_alone(validation, lowest, stopped)
 
 
