@@ -37,6 +37,8 @@ class Activity:
     """By layer, the mean square of its output."""
     grams: dict[str, Tensor] = field(default_factory=dict)
     """By layer, the inner products between the centered outputs of samples."""
+    features: dict[str, int] = field(default_factory=dict)
+    """By layer, its outputs for one sample."""
     executed: list[str] = field(default_factory=list)
     """Layers as they ran."""
 
@@ -130,6 +132,7 @@ class Recorder:
         activity.samples = max(activity.samples, len(tensor) if tensor.ndim else 0)
         if name not in activity.grams and tensor.ndim > 1:
             activity.grams[name] = gram_matrix(tensor)
+            activity.features[name] = tensor.numel() // len(tensor)
 
     def _feed(self, module: nn.Module, args: Any) -> None:
         tensor = _first_tensor(args)

@@ -21,14 +21,21 @@ from lightning_depth.layers import Layer
 
 __all__ = ["DEFAULT_TAU", "LayerActivity", "Window", "judge_activity", "read_layers"]
 
-HIGHEST_DEAD = 0.4
+HIGHEST_DEAD = 0.48
 """Share of a layer's rectified units that are dead."""
 HIGHEST_SATURATED = 0.6
 """Share of a layer's bounded outputs near a bound."""
-LOWEST_VARIETY = 1e-4
-"""Share of a layer's output that differs between samples."""
 LOWEST_RANK = 1.1
 """Centered effective rank of a layer's output."""
+HIGHEST_VARIETY = 0.25
+"""Share of a layer's output that differs between samples, above which one direction is enough.
+
+The features of two well separated classes lie along one direction and differ by half and more.
+"""
+LOWEST_VARIETY = 1e-9
+"""Share of a layer's output that differs between samples, below which it is constant."""
+_FEWEST_FEATURES = 8
+"""Outputs that a layer must have before few directions mean anything."""
 DEFAULT_TAU = 0.025
 """Share of the average below which a unit is dormant, as in the paper."""
 _MARGIN = 0.05
@@ -50,6 +57,17 @@ class LayerActivity:
     """Centered effective rank of its output."""
     variety: float
     """Share of the mean square of its output that differs between samples."""
+
+    features: int
+    """Outputs of the layer for one sample."""
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether a layer of many outputs tells its samples apart along one direction or none."""
+        if self.layer.role == "head" or self.features < _FEWEST_FEATURES:
+            return False
+        narrow = self.rank < LOWEST_RANK and self.variety < HIGHEST_VARIETY
+        return narrow or self.variety < LOWEST_VARIETY
 
     def row(self) -> dict[str, Any]:
         """Return the columns of a record."""
@@ -114,7 +132,7 @@ class Window:
             state: State of the same kind of object.
         """
         self._batches = deque(
-            HostActivity(b["samples"], b["maxima"], b["means"], {}, {}, {}, {}) for b in state
+            HostActivity(b["samples"], b["maxima"], b["means"], {}, {}, {}, {}, {}) for b in state
         )
 
     def _total(self) -> int:
@@ -149,6 +167,7 @@ def read_layers(
             saturated=_mean(layer.name, activity.saturated),
             rank=activity.rank.get(layer.name, math.nan),
             variety=activity.variety.get(layer.name, math.nan),
+            features=activity.features.get(layer.name, 0),
         )
         for layer in layers
         if layer.name in activity.rms
@@ -174,7 +193,9 @@ def judge_activity(layers: Sequence[LayerActivity]) -> list[Finding]:
     Returns:
         Findings without a step; the caller waits until they have lasted.
     """
-    found = [_dead(layers), _saturated(layers), _collapsed(layers)]
+    dying = next((i for i, layer in enumerate(layers) if layer.dead >= HIGHEST_DEAD), len(layers))
+    # behind a layer that dies the signal is poor: the layer that died is the cause
+    found = [_dead(layers), _saturated(layers), _collapsed(layers[:dying])]
     return [finding for finding in found if finding is not None]
 
 
@@ -214,18 +235,18 @@ def _saturated(layers: Sequence[LayerActivity]) -> Finding | None:
 
 
 def _collapsed(layers: Sequence[LayerActivity]) -> Finding | None:
-    bad = [layer for layer in layers if layer.variety < LOWEST_VARIETY or layer.rank < LOWEST_RANK]
+    bad = [layer for layer in layers if layer.collapsed]
     if not bad:
         return None
-    worst = min(bad, key=lambda layer: layer.variety)
+    first = bad[0]
     return Finding(
         FindingKind.COLLAPSED,
         Severity.CRITICAL,
         tuple(layer.layer.name for layer in bad),
-        worst.variety,
-        LOWEST_VARIETY,
-        f"The output of {worst.layer.name} hardly depends on its input: {worst.variety:.1g} of its "
-        f"mean square differs between samples, along {worst.rank:.2g} directions.",
+        first.rank,
+        LOWEST_RANK,
+        f"The output of {first.layer.name} differs between samples along {first.rank:.2g} "
+        f"directions only, and by {first.variety:.1g} of its mean square.",
         "Look at the initialisation of that layer, normalise activations, or add a residual "
         "connection around it.",
     )

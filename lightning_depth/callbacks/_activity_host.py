@@ -29,6 +29,8 @@ class HostActivity:
     """Centered effective rank of a layer's output."""
     variety: dict[str, float]
     """Share of a layer's output that differs between samples."""
+    features: dict[str, int]
+    """Outputs of a layer for one sample."""
 
 
 def bring(activity: Activity, *, ranks: int = 1) -> HostActivity:
@@ -43,7 +45,7 @@ def bring(activity: Activity, *, ranks: int = 1) -> HostActivity:
     groups: list[dict[str, Tensor]] = [maxima, means, saturated, squares, activity.grams]
     tensors = [tensor for group in groups for tensor in group.values()]
     if not tensors:
-        return HostActivity(0, {}, {}, {}, {}, {}, {})
+        return HostActivity(0, {}, {}, {}, {}, {}, {}, {})
     home = tensors[0].device
     vector = torch.cat([tensor.to(home, torch.float32).flatten() for tensor in tensors])
     copies = _gather(vector, ranks).cpu()
@@ -62,6 +64,7 @@ def bring(activity: Activity, *, ranks: int = 1) -> HostActivity:
         variety={
             name: gram.diagonal(dim1=1, dim2=2).sum(1).mean().item() for name, gram in grams.items()
         },
+        features=activity.features,
     )
 
 

@@ -21,13 +21,13 @@ __all__ = ["Flow", "judge", "read_flow"]
 
 VANISHING_DECADES = 2.5
 """The trend toward the input falls by so many powers of ten."""
-EXPLODING_DECADES = 2.0
+EXPLODING_DECADES = 1.7
 """The trend toward the input rises by so many powers of ten."""
 LOWEST_LEVEL = 1e-5
 """Median gradient of the blocks over the largest gradient of any parameter."""
-HIGHEST_RATIO = 1e4
+HIGHEST_RATIO = 100.0
 """Median of gradient over weight."""
-HIGHEST_UPDATE = 1.0
+HIGHEST_UPDATE = 0.2
 """Median share of its own size by which one step changes a block."""
 LOWEST_LOSS_SCALE = 1.0
 """A GradScaler that went below it found no scale at which half precision holds."""
@@ -111,8 +111,9 @@ def judge(flow: Flow, update_to_weight: Sequence[float] | None, *, scaled: bool)
         if not scaled or reading.loss_scale < LOWEST_LOSS_SCALE:
             found.append(_nonfinite(reading, scaled=scaled))
         return found
-    exploding = _judge_size(flow, update_to_weight)
-    return [*found, *(_judge_trend(flow) or exploding or _judge_level(flow))]
+    # what explodes leaves dead layers and tiny gradients behind: the cause is told, not these
+    size = _judge_trend(flow, rising=True) or _judge_size(flow, update_to_weight)
+    return [*found, *(size or _judge_trend(flow, rising=False) or _judge_level(flow))]
 
 
 def _judge_bare(reading: Reading) -> list[Finding]:
@@ -157,15 +158,13 @@ def _nonfinite(reading: Reading, *, scaled: bool) -> Finding:
     )
 
 
-def _judge_trend(flow: Flow) -> list[Finding]:
-    cut = _cut_layers(flow)
-    if cut:
+def _judge_trend(flow: Flow, *, rising: bool) -> list[Finding]:
+    if rising:
+        steep = flow.decades <= -EXPLODING_DECADES
+        return [_exploding_toward_input(flow)] if steep else []
+    if cut := _cut_layers(flow):
         return [_cut_off(flow, cut)]
-    if flow.decades >= VANISHING_DECADES:
-        return [_vanishing(flow)]
-    if flow.decades <= -EXPLODING_DECADES:
-        return [_exploding_toward_input(flow)]
-    return []
+    return [_vanishing(flow)] if flow.decades >= VANISHING_DECADES else []
 
 
 def _cut_layers(flow: Flow) -> list[LayerGradient]:
@@ -180,7 +179,7 @@ def _cut_off(flow: Flow, cut: Sequence[LayerGradient]) -> Finding:
     toward_input = list(names) == first
     return Finding(
         FindingKind.VANISHING if toward_input else FindingKind.NO_GRADIENT,
-        Severity.CRITICAL,
+        Severity.WARNING,  # the layer that is dead or collapsed is the cause, and critical
         names,
         0.0,
         0.0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -30,13 +30,20 @@ class Streaks:
         self._running: dict[str, tuple[int, Finding]] = {}
         self._told: list[str] = []
 
-    def confirm(self, scope: str, step: int, seen: Iterable[Finding]) -> list[Finding]:
+    def confirm(
+        self,
+        scope: str,
+        step: int,
+        seen: Iterable[Finding],
+        certain: Collection[FindingKind] = (),
+    ) -> list[Finding]:
         """Take one measurement, and return what has lasted long enough and is not yet told.
 
         Args:
             scope: What was measured, for instance one of several optimizers.
             step: Step of the measurement.
             seen: What this measurement says.
+            certain: Kinds that need not last.
 
         Returns:
             Findings as they were first seen, with the step.
@@ -47,7 +54,20 @@ class Streaks:
         for key, finding in kinds.items():
             count, first = self._running.get(key, (0, replace(finding, step=step)))
             self._running[key] = (count + 1, first)
-        return self._tell(key for key in kinds if self._running[key][0] >= self._patience)
+        return self._tell(
+            key
+            for key, finding in kinds.items()
+            if self._running[key][0] >= self._patience or finding.kind in certain
+        )
+
+    def has_told(self, scope: str, kinds: Collection[FindingKind]) -> bool:
+        """Return whether a finding of one of these kinds was told.
+
+        Args:
+            scope: What was measured.
+            kinds: The kinds that are asked for.
+        """
+        return any(f"{scope}{kind.value}" in self._told for kind in kinds)
 
     def unfinished(self, kind: FindingKind) -> list[Finding]:
         """Return what of one kind is still running and too short to have been told.

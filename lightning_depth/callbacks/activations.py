@@ -67,7 +67,7 @@ class ActivationMonitor(DepthCallback):
         log_prefix: First part of every logged key.
 
     Example:
-        >>> ActivationMonitor(min_samples=512).tau
+        >>> ActivationMonitor(min_samples=1024).tau
         0.025
     """
 
@@ -81,7 +81,7 @@ class ActivationMonitor(DepthCallback):
         patience: int = 3,
         on_finding: OnFinding = "warn",
         log_layers: bool = False,
-        min_samples: int = 256,
+        min_samples: int = 512,
         tau: float = DEFAULT_TAU,
         log_prefix: str = "activations",
     ) -> None:

@@ -56,6 +56,10 @@ _MISSES = 3
 """Steps without any gradient after which that is said."""
 
 
+_CERTAIN_AT_START = (FindingKind.EXPLODING,)
+"""What the first measurement of a run says of the initialisation; a few steps may hide it."""
+_DESTRUCTIVE = (FindingKind.EXPLODING, FindingKind.NON_FINITE)
+"""They leave networks behind that pass no gradient; that they do so is no news."""
 _FORGOTTEN: dict[str, Any] = {"_layers": None, "_order": None, "_source": None}
 
 
@@ -66,7 +70,8 @@ class GradientFlowMonitor(DepthCallback):
     and the share of itself by which the step changed the weight (You et al. 2017, 1708.03888);
     for the whole network the norm before and after clipping and the factor by which the ratio
     shrinks with every layer toward the input (Glorot and Bengio 2010). Findings are VANISHING,
-    EXPLODING, NON_FINITE and NO_GRADIENT, each after it has lasted.
+    EXPLODING, NON_FINITE and NO_GRADIENT, each after it has lasted; a gradient that explodes at
+    the very first step tells of the initialisation, which need not last.
 
     The first ``patience + 1`` steps are always measured, because a network that cannot pass a
     gradient shows it at its initialisation and may hide it later. With several optimizers each is
@@ -265,7 +270,10 @@ class GradientFlowMonitor(DepthCallback):
         seen = judge(record.flow, updates, scaled=scope.scaler is not None)
         if record.skipped and not seen:
             return  # neither a bad step nor a good one
-        for finding in self._streaks.confirm(scope.key, record.step, seen):
+        if self._streaks.has_told(scope.key, _DESTRUCTIVE):
+            seen = [finding for finding in seen if finding.kind is not FindingKind.VANISHING]
+        certain = _CERTAIN_AT_START if scope.counts.measured == 1 else ()
+        for finding in self._streaks.confirm(scope.key, record.step, seen, certain):
             self._add_finding(trainer, finding)
 
     def _scalars(self, scope: Scope, record: Record, completed: Record | None) -> dict[str, float]:

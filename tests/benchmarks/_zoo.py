@@ -170,7 +170,7 @@ def healthy_cases() -> list[Case]:
         Case("tanh-mlp-4", lambda: _dense_stack(nn.Tanh, 4)),
         Case("gelu-mlp-5", lambda: _dense_stack(nn.GELU, 5)),
         Case("residual-mlp-8", _pre_norm_mlp),
-        Case("plain-mlp-bn-8", lambda: build_mlp("plain", 8, 48, 64, 10, {"norm": "batch"}), **sgd),
+        Case("plain-mlp-bn-8", lambda: build_mlp("plain", 8, 48, 64, 10, {"norm": "batchnorm"}), **sgd),
         Case("small-cnn", _small_cnn),
         Case("plain-20", lambda: build_convnet("plain", 20, 8, 10, 1), **sgd),
         Case("residual-20", lambda: build_convnet("residual", 20, 8, 10, 1), **sgd),
