@@ -53,5 +53,4 @@ def _joined_class(own: Any, twin: Any) -> Any:
 
 def _reduce_as_own(self: Any, protocol: Any) -> Any:
     """Pickle as an instance of the class that can be imported."""
-    reduced: Any = object.__reduce_ex__(self, protocol)
-    return (reduced[0], (self._joined, *reduced[1][1:]), *reduced[2:])
+    return (object.__new__, (self._joined,), dict(vars(self)))
