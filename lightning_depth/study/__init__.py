@@ -5,10 +5,11 @@ from __future__ import annotations
 from lightning_depth.study.claims import ClaimResult, Interval, evaluate_claims, mean_interval
 from lightning_depth.study.executors import InProcessExecutor, LocalExecutor
 from lightning_depth.study.jobs import Event, Executor, Job, Trial
+from lightning_depth.study.parts import Arm, Claim, Match
 from lightning_depth.study.recipes import find_recipe, list_recipes
 from lightning_depth.study.result import StudyResult
 from lightning_depth.study.run import choose_folder, run_study
-from lightning_depth.study.spec import Arm, Claim, Match, Study
+from lightning_depth.study.spec import Study
 
 __all__ = [
     "Arm",

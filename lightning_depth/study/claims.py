@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lightning_depth import _extras
-from lightning_depth.study.spec import Claim
+from lightning_depth.study.parts import Claim
 
 __all__ = ["CONFIDENCE", "ClaimResult", "Interval", "Verdict", "evaluate_claims", "mean_interval"]
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -89,7 +91,7 @@ class LocalExecutor(Executor):
         """Start importing Lightning in the server, while this process does something else."""
         if self._context.get_start_method() == "forkserver":
             self._context.set_forkserver_preload(_PRELOADED)
-            with _threads_set(self.threads):
+            with _threads_set(self.threads), _interrupts_ignored():
                 forkserver.ensure_running()
 
     def run(self, jobs: Sequence[Job]) -> Generator[Event, None, None]:
@@ -144,6 +146,19 @@ def _threads_set(threads: int) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Let a new process ignore Ctrl-C, also while it imports: its parent is the one to end it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may change how signals are handled
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _receive(connection: Connection, job: Job, process: Any) -> Event:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_depth.budget import Cost, match_width, measure_cost
+from lightning_depth.budget import Cost, Match, match_width, measure_cost
 from lightning_depth.study._reading import Place
 from lightning_depth.study.building import (
     build_callbacks,
@@ -20,7 +20,8 @@ from lightning_depth.study.building import (
     build_scheduler,
 )
 from lightning_depth.study.jobs import Trial
-from lightning_depth.study.spec import Arm, Study
+from lightning_depth.study.parts import Arm
+from lightning_depth.study.spec import Study
 
 __all__ = ["Plan", "PlannedArm", "make_plan"]
 
@@ -138,18 +139,7 @@ def _plan_arm(
     if arm.match is not None:
         target = next(other for other in study.arms if other.name == arm.match.arm)
         _plan_arm(target, study, planned, build, input_shape)
-        target_model = build(planned[target.name].network, place)
-        build(_with_width(network, EASY_WIDTH), place.at("network"))  # what no width would mend
-        with place.at("match").named():
-            found = match_width(
-                lambda width: build(_with_width(network, width), place.at("network")),
-                target_model,
-                by=arm.match.by,
-                input_shape=input_shape,
-                rounding=arm.match.rounding,
-                count_bias=arm.match.count_bias,
-                multiple_of=arm.match.multiple_of,
-            )
+        found = _find_width(arm, build, planned[target.name], place, input_shape)
         network = _with_width(network, found.width)
         match = {
             "arm": target.name,
@@ -161,6 +151,29 @@ def _plan_arm(
     with place.at("network").named():
         cost = measure_cost(model, input_shape)
     planned[arm.name] = PlannedArm(arm.name, network, cost, getattr(model, "depth", None), match)
+
+
+def _find_width(
+    arm: Arm,
+    build: Callable[..., nn.Module],
+    target: PlannedArm,
+    place: Place,
+    input_shape: tuple[int, ...],
+) -> Match:
+    """Return the width at which an arm costs what another does."""
+    assert arm.match is not None
+    inner = place.at("network")
+    build(_with_width(arm.network, EASY_WIDTH), inner)  # what no width would mend
+    with place.at("match").named():
+        return match_width(
+            lambda width: build(_with_width(arm.network, width), inner),
+            build(target.network, inner),
+            by=arm.match.by,
+            input_shape=input_shape,
+            rounding=arm.match.rounding,
+            count_bias=arm.match.count_bias,
+            multiple_of=arm.match.multiple_of,
+        )
 
 
 def _stated(network: Mapping[str, Any]) -> Mapping[str, Any]:

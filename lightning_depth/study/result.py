@@ -14,7 +14,8 @@ from typing import Any
 
 from lightning_depth.errors import ConfigurationError
 from lightning_depth.study.claims import ClaimResult, Interval, evaluate_claims, mean_interval
-from lightning_depth.study.spec import METRICS, TIMINGS, Study
+from lightning_depth.study.parts import METRICS, TIMINGS
+from lightning_depth.study.spec import Study
 from lightning_depth.study.store import Store, write_text
 from lightning_depth.study.versions import installed_versions
 

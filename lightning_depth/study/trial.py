@@ -137,16 +137,10 @@ def _train(job: Job, notify: Callable[[int], None]) -> dict[str, Any]:
     begun = time.perf_counter()
     trainer.fit(module, datamodule=data)
     fit_s = time.perf_counter() - begun
-    train_error, train_loss, num_train = evaluate(network, data.train_eval_dataloader())
-    val_error, val_loss, num_val = evaluate(network, data.val_dataloader())
-    metrics = {
-        "train_error": train_error,
-        "train_loss": train_loss,
-        "val_error": val_error,
-        "val_loss": val_loss,
-    }
+    measured = _measure(network, data)
     if isinstance(logger, WandbLogger):
-        logger.experiment.summary.update({f"final/{name}": metrics[name] for name in metrics})
+        final = {f"final/{name}": value for name, value in measured["metrics"].items()}
+        logger.experiment.summary.update(final)
     return {
         "schema": SCHEMA,
         "key": trial.key,
@@ -154,17 +148,10 @@ def _train(job: Job, notify: Callable[[int], None]) -> dict[str, Any]:
         "seed": trial.seed,
         "status": "finished",
         "error": None,
-        "metrics": metrics,
-        "samples": {"train": num_train, "val": num_val},
+        **measured,
         "curves": _curves(recorder.curves, callbacks),
-        "callbacks": {
-            name: {"history": _history(callback)} for name, callback in callbacks.items()
-        },
-        "findings": [
-            finding.to_dict()
-            for callback in callbacks.values()
-            for finding in getattr(callback, "findings", [])
-        ],
+        "callbacks": {name: {"history": _history(each)} for name, each in callbacks.items()},
+        "findings": _findings(callbacks),
         "timing": {
             "train_step_s": statistics.median(recorder.steps_s) if recorder.steps_s else None,
             "inference_batch_s": _inference_s(network, data.val_dataloader()),
@@ -174,6 +161,25 @@ def _train(job: Job, notify: Callable[[int], None]) -> dict[str, Any]:
         },
         "versions": installed_versions(),
     }
+
+
+def _measure(network: nn.Module, data: Any) -> dict[str, Any]:
+    """Return errors and losses at the end of training, in eval mode."""
+    metrics: dict[str, float] = {}
+    samples: dict[str, int] = {}
+    loaders = {"train": data.train_eval_dataloader(), "val": data.val_dataloader()}
+    for part, loader in loaders.items():
+        error, loss, samples[part] = evaluate(network, loader)
+        metrics |= {f"{part}_error": error, f"{part}_loss": loss}
+    return {"metrics": metrics, "samples": samples}
+
+
+def _findings(callbacks: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        finding.to_dict()
+        for callback in callbacks.values()
+        for finding in getattr(callback, "findings", [])
+    ]
 
 
 def _wandb_logger(job: Job) -> WandbLogger:
