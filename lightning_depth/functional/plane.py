@@ -68,8 +68,9 @@ def _discriminant_axes(x: Tensor, means: Tensor, labels: Tensor, counts: Tensor)
     within = within + (1e-6 * size + 1e-300) * torch.eye(len(within)).to(within)
     factor = torch.linalg.cholesky(within)
     white = torch.linalg.solve_triangular(factor, (weighted @ span).T, upper=False)  # (R, C)
-    directions = torch.linalg.svd(white, full_matrices=False).U[:, :2]
-    return span @ torch.linalg.solve_triangular(factor.T, directions, upper=True)
+    directions: Tensor = torch.linalg.svd(white, full_matrices=False).U[:, :2]
+    axes: Tensor = span @ torch.linalg.solve_triangular(factor.T, directions, upper=True)
+    return axes
 
 
 def _leading_component(x: Tensor, axes: Tensor, count: int) -> Tensor:

@@ -4,9 +4,9 @@
     python tests/benchmarks/separability_results.py mnist-residual FOLDER OUTPUT [SEED ...]
     python tests/benchmarks/separability_results.py speech FOLDER OUTPUT [SEED ...]
 
-Seeds that were run before are taken from OUTPUT. FOLDER holds the data sets as `lightning_depth.data` expects them. Three seeds each; the measures
-are those of validation data, which no network was trained on, and of 2,000 training samples. Prints
-Markdown and leaves figures in OUTPUT.
+FOLDER holds the data sets as `lightning_depth.data` expects them. Three seeds each; those that were
+run before are taken from OUTPUT. The measures are those of validation data, which no network was
+trained on, and of 2,000 training samples. Prints Markdown and leaves figures in OUTPUT.
 """
 
 from __future__ import annotations

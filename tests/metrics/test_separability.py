@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_depth.functional.scatter import separation_of_features
+from lightning_depth.functional.scatter import centre, separation_of_features
 from lightning_depth.metrics import DataSeparation, FisherRatio, NeuralCollapse
 from tests.metrics import reference
 
@@ -47,7 +47,9 @@ def test_equals_two_pass_reference(
 def test_of_features_at_hand_equals_that_of_sums(shape: tuple[int, int, int]) -> None:
     x, y = reference.clusters(*shape)
     expected = reference.separation(x.numpy(), y.numpy())
-    assert separation_of_features(x + 1e3, y, shape[2]).item() == pytest.approx(expected, rel=1e-9)
+    assert separation_of_features(centre(x + 1e3, y, shape[2])).item() == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_thousand_classes() -> None:
@@ -144,3 +146,17 @@ def test_collapsed_classes() -> None:
         metric.update(x, y)
         values.append(metric.compute().item())
     assert values == [0.0, 0.0, float("inf")]
+
+
+@pytest.mark.parametrize("num_features", [70, 400], ids=["tall", "wide"])
+def test_many_nearly_dependent_classes_are_still_exact(num_features: int) -> None:
+    x, y = reference.clusters(2000, num_features, 200)
+    x[:, 1] = x[:, 0] + 1e-6 * x[:, 1]  # so that the quick way is not accurate enough
+    metric = DataSeparation(num_classes=200)
+    metric.update(x, y)
+    within, between, _ = reference.scatter_matrices(x.numpy(), y.numpy())
+    values, axes = torch.linalg.eigh(torch.from_numpy(between))
+    kept = values > 1e-16 * values[-1] * num_features
+    kept &= values.argsort(descending=True).argsort() < 199
+    expected = (torch.diagonal(axes.T @ torch.from_numpy(within) @ axes) / values)[kept].sum()
+    assert metric.compute().item() == pytest.approx(expected.item(), rel=1e-3)

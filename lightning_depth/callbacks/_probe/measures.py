@@ -6,7 +6,7 @@ Letters: N samples, C classes, D features, G groups of the jackknife.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -111,16 +111,17 @@ def measure_sums(
     }
 
 
-def pairs_of(source: LayerSample | LayerSums) -> Tensor:
-    """Return Fisher's criterion of every pair of classes, ``(C, C)``."""
+def pairs_of(source: LayerSample | LayerSums, classes: Sequence[int]) -> Tensor:
+    """Return Fisher's criterion of every pair among some classes, ``(S, S)``."""
+    wanted = torch.tensor(classes, dtype=torch.long)
     if isinstance(source, LayerSample):
         absent = source.centred.counts == 0
         variances = variances_of_features(source.centred).masked_fill(absent, math.nan)
-        return fisher_pairs(variances, source.centred.means)
+        return fisher_pairs(variances[wanted], source.centred.means[wanted])
     counts = source.scatter.counts[:, None]
     means = source.scatter.sums / counts
     variances = source.squares / counts[:, 0] - means.square().sum(1)
-    return fisher_pairs(variances.clamp(min=0), means)
+    return fisher_pairs(variances.clamp(min=0)[wanted], means[wanted])
 
 
 def spread_shares(

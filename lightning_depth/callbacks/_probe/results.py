@@ -80,11 +80,12 @@ def summarise(finished: FinishedPass, names: Sequence[str], question: Question) 
     """
     classes = sorted(finished.counts)
     rows: dict[str, list[Any]] = {}
-    hardest = _hardest(pairs_of(_source(finished, names[-1], classes)))
+    every = range(len(classes))
+    hardest = _hardest(pairs_of(_source(finished, names[-1], classes), every))
     curves: list[list[float]] = []
     for depth, name in enumerate(names, 0 if INPUT in names else 1):
-        row, matrix = _measure_layer(finished, name, classes, question)
-        curves.append([float(matrix[first, second]) for first, second in hardest])
+        row, curve = _measure_layer(finished, name, classes, question, hardest)
+        curves.append(curve)
         for column, value in ({"layer": name, "depth": depth} | row).items():
             rows.setdefault(column, []).append(value)
     return {
@@ -113,8 +114,13 @@ def _sample(finished: FinishedPass, name: str, classes: list[int]) -> LayerSampl
 
 
 def _measure_layer(
-    finished: FinishedPass, name: str, classes: list[int], question: Question
-) -> tuple[dict[str, Any], Tensor]:
+    finished: FinishedPass,
+    name: str,
+    classes: list[int],
+    question: Question,
+    hardest: Sequence[tuple[int, int]],
+) -> tuple[dict[str, Any], list[float]]:
+    """The row of a layer, and Fisher's criterion of the hardest pairs."""
     sample = _sample(finished, name, classes)
     info = finished.infos[name]
     row: dict[str, Any] = {
@@ -129,14 +135,22 @@ def _measure_layer(
         row |= measure_sums(source, sample, question.measures)
     else:
         row |= measure_sample(sample, question.measures)
-    matrix = pairs_of(source)
-    for pair in question.class_pairs:
-        known = all(label in classes for label in pair)
-        first, second = (classes.index(label) if known else 0 for label in pair)
-        row[pair_column(pair)] = float(matrix[first, second])
+    asked = [
+        tuple(classes.index(label) if label in classes else 0 for label in pair)
+        for pair in question.class_pairs
+    ]
+    values = _values_of(source, [*asked, *hardest])
+    row |= dict(zip(map(pair_column, question.class_pairs), values, strict=False))
     if question.nuisance:
         row["label_share"], row["nuisance_share"] = _shares(finished, name, classes)
-    return row, matrix
+    return row, values[len(asked) :]
+
+
+def _values_of(source: LayerSample | LayerSums, pairs: Sequence[tuple[int, ...]]) -> list[float]:
+    """Fisher's criterion of some pairs; NaN where the two are the same."""
+    classes = sorted({number for pair in pairs for number in pair})
+    matrix = pairs_of(source, classes)
+    return [float(matrix[classes.index(a), classes.index(b)]) for a, b in pairs]
 
 
 def _source(finished: FinishedPass, name: str, classes: list[int]) -> LayerSample | LayerSums:
