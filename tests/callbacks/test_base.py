@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch.utils.data import DataLoader
 
 from lightning_depth import _extras
 from lightning_depth.callbacks import FindingError, FindingWarning, _logging
@@ -27,7 +28,16 @@ from lightning_depth.callbacks._history import History
 from lightning_depth.callbacks._logging import run_folder
 from lightning_depth.errors import ConfigurationError, MisuseError
 from lightning_depth.findings import Finding, FindingKind, Severity
-from tests.callbacks._runs import NUM_BATCHES, Toy, fit, trainer
+from tests.callbacks._runs import (
+    BATCH_SIZE,
+    NUM_BATCHES,
+    Toy,
+    as_batch,
+    fit,
+    loader,
+    samples,
+    trainer,
+)
 
 DEAD = Finding(
     *(FindingKind.DEAD, Severity.WARNING, ("net.1",), 0.5, 0.1),
@@ -223,6 +233,19 @@ def test_findings_so_far_are_told_after_an_exception(capsys: pytest.CaptureFixtu
     assert "IDLE" not in text
 
 
+def test_run_that_broke_off_is_not_called_healthy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken(Toy):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            raise RuntimeError("out of luck")
+
+    with pytest.raises(RuntimeError, match=r"^out of luck$"):
+        fit(Counter(), module=Broken(), num_sanity_val_steps=0, default_root_dir=tmp_path)
+    assert _boxes(capsys.readouterr().out) == 0
+    assert not (tmp_path / "findings.json").exists()
+
+
 def test_findings_are_written_beside_the_logs(tmp_path: Path) -> None:
     nan = Finding(FindingKind.NON_FINITE, Severity.CRITICAL, (), float("nan"), 0.0, "NaN.", "Stop.")
     fit(Counter(IDLE, conclusion=nan), logger=CSVLogger(tmp_path, name="runs", version="a"))
@@ -297,14 +320,19 @@ def test_scalars_are_logged_under_the_prefix_on_lightnings_axis(tmp_path: Path) 
 
 def test_logged_scalars_can_be_monitored() -> None:
     run = trainer(Counter(), max_epochs=1)
-    run.fit(Toy(), *_loaders())
+    run.fit(Toy(), loader(), loader())
     assert run.callback_metrics["counter/total"] == 3.0
 
 
-def _loaders() -> tuple[Any, Any]:
-    from tests.callbacks._runs import loader
+def test_size_of_a_batch_of_an_unknown_type_is_not_guessed() -> None:
+    class Validating(Counter):
+        def on_validation_batch_end(self, *arguments: Any) -> None:
+            self._log(arguments[1], {"seen": 1.0})
 
-    return loader(), loader()
+    run = trainer(Validating())
+    train, val = (DataLoader(samples(), BATCH_SIZE, collate_fn=as_batch) for _ in range(2))
+    run.fit(Toy(), train, val)
+    assert run.callback_metrics["counter/seen"] == 1.0
 
 
 def test_figures_reach_tensorboard_at_the_step_of_the_epoch(
@@ -383,9 +411,9 @@ def test_second_trainer_begins_anew() -> None:
 def test_second_fit_of_one_trainer_goes_on() -> None:
     counter, toy = Counter(), Toy()
     run = trainer(counter, max_epochs=1)
-    run.fit(toy, *_loaders())
+    run.fit(toy, loader(), loader())
     run.fit_loop.max_epochs = 2
-    run.fit(toy, *_loaders())
+    run.fit(toy, loader(), loader())
     assert counter.history["step"] == list(range(1, 2 * NUM_BATCHES + 1))
 
 
