@@ -42,13 +42,24 @@ class WeightKeeper:
     def __post_init__(self) -> None:
         self.best = BestWeights(self.place)
 
-    def start(self, pl_module: pl.LightningModule) -> None:
+    def start(self, trainer: pl.Trainer) -> None:
         """Refuse what cannot be copied.
 
         Args:
-            pl_module: The user's module, as the strategy has set it up.
+            trainer: The Trainer, with the module as the strategy has set it up.
         """
-        _check_copyable(pl_module)
+        model = trainer.strategy.model
+        assert model is not None
+        hidden = None
+        if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+            hidden = "FSDP1"
+        if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+            hidden = "DeepSpeed ZeRO stage 3"
+        if hidden:
+            raise ConfigurationError(
+                f"`restore_best_weights` cannot copy weights that {hidden} has cut up: restore from "
+                "`ModelCheckpoint(monitor=...)`, or shard with `ModelParallelStrategy` (FSDP2)."
+            )
 
     def look_ahead(self, trainer: pl.Trainer, pl_module: pl.LightningModule, monitor: str) -> None:
         """Copy what a validation has just measured, for a check that comes later.
@@ -163,14 +174,3 @@ def _measured(
 def changes_before_check(trainer: pl.Trainer) -> bool:
     """Whether weights may change between a validation and the end of its epoch."""
     return not trainer.is_last_batch or bool(_averages(trainer))
-
-
-def _check_copyable(pl_module: pl.LightningModule) -> None:
-    hidden = "ZeRO stage 3" if any(hasattr(p, "ds_id") for p in pl_module.parameters()) else None
-    if any(type(module).__name__ == "FullyShardedDataParallel" for module in pl_module.modules()):
-        hidden = "FSDP1"
-    if hidden:
-        raise ConfigurationError(
-            f"`restore_best_weights` cannot copy weights that {hidden} has cut up: restore from "
-            "`ModelCheckpoint(monitor=...)`, or shard with `ModelParallelStrategy` (FSDP2)."
-        )

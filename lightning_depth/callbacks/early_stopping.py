@@ -182,7 +182,7 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse weights that cannot be copied."""
         if self._weights is not None:
-            self._weights.start(pl_module)
+            self._weights.start(trainer)
 
     def on_train_batch_end(
         self,

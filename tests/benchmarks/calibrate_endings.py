@@ -1,6 +1,6 @@
 """How often the verdict on how training ended is right: 20 seeds of each kind of run.
 
-    python tests/benchmarks/calibrate_endings.py [first seed]
+    python tests/benchmarks/calibrate_endings.py [first seed] [part of a run's name]
 
 Thresholds were set on seeds 100 to 119; the table in docs/calibration.md is of seeds 0 to 19.
 Prints a Markdown table.
@@ -150,6 +150,8 @@ def main() -> None:
         name = f"flat curve of 30 checks, noise 5 %, correlation {correlation}"
         print(row(name, "-", [flat(seed, correlation) for seed in seeds]))
     for name, case in CASES.items():
+        if len(sys.argv) > 2 and sys.argv[2] not in name:
+            continue
         columns = zip(*(run(name, seed) for seed in seeds), strict=True)
         for monitor, kinds in zip(MONITORS, columns, strict=True):
             print(row(f"{name} ({monitor})", case[0], list(kinds)), flush=True)

@@ -346,6 +346,18 @@ def test_refusals(options: dict[str, Any], sentence: str) -> None:
         EarlyStopping("val_loss", **options)
 
 
+def test_weights_cut_up_by_deepspeed_are_refused_before_training() -> None:
+    module = ScriptedModule()
+    module.head.weight.ds_id = 0  # type: ignore[assignment]  # what ZeRO stage 3 leaves on them
+    sentence = (
+        "`restore_best_weights` cannot copy weights that DeepSpeed ZeRO stage 3 has cut up: "
+        "restore from `ModelCheckpoint(monitor=...)`, or shard with `ModelParallelStrategy` (FSDP2)."
+    )
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(sentence)}$"):
+        fit(EarlyStopping("val_loss", restore_best_weights=True), [], module)
+    assert module.seen == []
+
+
 def test_best_weights_that_were_not_kept_are_not_there() -> None:
     stopping = EarlyStopping("val_loss")
     module, _ = fit(stopping, [3.0, 2.0], max_epochs=2)

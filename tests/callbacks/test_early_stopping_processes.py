@@ -18,9 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_depth.callbacks import EarlyStopping, TrainingErrorMonitor
 from tests.callbacks.stopping_models import QUIET, ScriptedModule, loader, tensors_of
-from tests.callbacks.test_gradient_processes import ForkedModelParallel
+from tests.callbacks.test_gradient_processes import ForkedModelParallel, ForkedSharded
 from tests.callbacks.test_training_error import DigitsModule, digits
-
 
 pytestmark = pytest.mark.filterwarnings("ignore:It is recommended to use")
 
@@ -161,6 +160,15 @@ def test_sharded_weights_come_back_and_survive_a_resume(place: Any, tmp_path: Pa
     for record in records(tmp_path):
         assert (record["best_epoch"], record["epochs"]) == (2, 6)
         assert same(record["end"], expected)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_weights_cut_up_by_fsdp1_are_refused(tmp_path: Path) -> None:
+    strategy = ForkedSharded(process_group_backend="gloo", state_dict_type="full")
+    stopping = EarlyStopping("val_loss", restore_best_weights=True)
+    with pytest.raises(Exception, match="cannot copy weights that FSDP1 has cut up: restore from"):
+        fit_twice(Reports(tmp_path), [stopping], strategy=strategy, max_epochs=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 class WritesErrors(pl.Callback):
