@@ -57,8 +57,8 @@ class WeightKeeper:
             hidden = "DeepSpeed ZeRO stage 3"
         if hidden:
             raise ConfigurationError(
-                f"`restore_best_weights` cannot copy weights that {hidden} has cut up: restore from "
-                "`ModelCheckpoint(monitor=...)`, or shard with `ModelParallelStrategy` (FSDP2)."
+                f"`restore_best_weights` cannot copy weights that {hidden} has cut up: restore "
+                "from `ModelCheckpoint(monitor=...)` or shard with `ModelParallelStrategy` (FSDP2)."
             )
 
     def look_ahead(self, trainer: pl.Trainer, pl_module: pl.LightningModule, monitor: str) -> None:

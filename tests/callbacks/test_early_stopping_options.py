@@ -351,7 +351,7 @@ def test_weights_cut_up_by_deepspeed_are_refused_before_training() -> None:
     module.head.weight.ds_id = 0  # type: ignore[assignment]  # what ZeRO stage 3 leaves on them
     sentence = (
         "`restore_best_weights` cannot copy weights that DeepSpeed ZeRO stage 3 has cut up: "
-        "restore from `ModelCheckpoint(monitor=...)`, or shard with `ModelParallelStrategy` (FSDP2)."
+        "restore from `ModelCheckpoint(monitor=...)` or shard with `ModelParallelStrategy` (FSDP2)."
     )
     with pytest.raises(ConfigurationError, match=f"^{re.escape(sentence)}$"):
         fit(EarlyStopping("val_loss", restore_best_weights=True), [], module)
