@@ -199,9 +199,9 @@ def _vanishing(flow: Flow) -> Finding:
         tuple(layer.layer.name for layer in weak or flow.layers[:1]),
         flow.decades,
         VANISHING_DECADES,
-        f"The gradient, held against the weights, falls by 10^{flow.decades:.1f} from the last "
-        f"layer to the first, {flow.trend.shrink_per_layer:.2g}-fold with every layer (95 % "
-        f"interval {flow.trend.low:.2g} to {flow.trend.high:.2g}).",
+        f"The gradient, held against the weights, falls {_fold(10**flow.decades)} from the last "
+        f"layer to the first, {flow.trend.shrink_per_layer:.3g}-fold with every layer (95 % "
+        f"interval {flow.trend.low:.3g} to {flow.trend.high:.3g}).",
         "Add residual connections or normalisation, use ReLU-like activations with He "
         "initialisation, or take fewer layers.",
     )
@@ -217,12 +217,16 @@ def _exploding_toward_input(flow: Flow) -> Finding:
         tuple(layer.layer.name for layer in strong or flow.layers[:1]),
         -flow.decades,
         EXPLODING_DECADES,
-        f"The gradient, held against the weights, grows by 10^{-flow.decades:.1f} from the last "
-        f"layer to the first, {growth:.2g}-fold with every layer (95 % interval "
-        f"{1 / flow.trend.high:.2g} to {1 / flow.trend.low:.2g}).",
+        f"The gradient, held against the weights, grows {_fold(10**-flow.decades)} from the last "
+        f"layer to the first, {growth:.3g}-fold with every layer (95 % interval "
+        f"{1 / flow.trend.high:.3g} to {1 / flow.trend.low:.3g}).",
         "Add residual connections, lower the gain of the initialisation, or take fewer layers; "
         "clipping only hides it.",
     )
+
+
+def _fold(factor: float) -> str:
+    return f"{factor:.0f}-fold" if factor < 1e4 else f"by a factor of {factor:.0e}"
 
 
 def _judge_size(flow: Flow, update_to_weight: Sequence[float] | None) -> list[Finding]:

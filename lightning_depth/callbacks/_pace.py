@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lightning.pytorch as pl
 
-__all__ = ["next_due", "step_of", "steps_between"]
+__all__ = ["next_due", "step_of", "steps_between", "writes_row"]
 
 _PACE = 50
 """Steps between measurements where the Trainer logs nothing."""
@@ -31,3 +31,13 @@ def next_due(step: int, pace: int) -> int:
         [4, 9, 9]
     """
     return (step + 1) // pace * pace + pace - 1
+
+
+def writes_row(trainer: pl.Trainer, step: int) -> bool:
+    """Return whether Lightning hands the scalars of a step to the loggers.
+
+    Logging a scalar costs more than measuring a block, and what is logged at other steps is
+    dropped.
+    """
+    every = int(getattr(trainer, "log_every_n_steps", 0))
+    return bool(trainer.loggers) and every > 0 and (step + 1) % every == 0

@@ -24,8 +24,8 @@ class StepWatcher:
     """Keeps the weights before a step and queues the norms of their change after it.
 
     The buffer is made once and overwritten at every measured step. The hook on the optimizer
-    lives for one step: it does not run between measured steps, and never where a GradScaler
-    skips the step.
+    lives for one batch: it does not run between measured steps, and never where a GradScaler
+    skips the step. It cannot take itself off, because PyTorch is looping over the hooks.
 
     Args:
         table: The parameters that are watched.
@@ -38,6 +38,7 @@ class StepWatcher:
         self._before: list[Tensor | None] = []
         self._handle: RemovableHandle | None = None
         self._clipped = False
+        self._done = False
         self._queued: Norms | None = None
         self._num_updates = 0
 
@@ -52,7 +53,7 @@ class StepWatcher:
         if self._updates:
             self._keep(self._table.weights())
         if self._updates or clipped:
-            self._clipped = clipped
+            self._clipped, self._done = clipped, False
             self._handle = optimizer.register_step_post_hook(self._after_step)
 
     def take(self) -> Norms | None:
@@ -91,7 +92,9 @@ class StepWatcher:
         )
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self.release()
+        if self._done:
+            return
+        self._done = True
         norms: Norms | None = None
         with torch.no_grad():
             if self._updates:

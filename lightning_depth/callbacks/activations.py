@@ -26,7 +26,7 @@ from lightning_depth.callbacks._activity_host import bring
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
 from lightning_depth.callbacks._heatmap import draw_heatmap
 from lightning_depth.callbacks._history import History
-from lightning_depth.callbacks._pace import next_due, step_of, steps_between
+from lightning_depth.callbacks._pace import next_due, step_of, steps_between, writes_row
 from lightning_depth.callbacks._streaks import Streaks
 from lightning_depth.errors import check_count, check_real
 from lightning_depth.layers import Granularity, Layer, order_by_execution, select_layers
@@ -64,7 +64,7 @@ class ActivationMonitor(DepthCallback):
         min_samples: Samples over which a unit must be silent to be dead; the measured batches are
             put together until they hold as many.
         tau: Share of its layer's average output at or below which a unit is dormant.
-        log_prefix: First part of every logged key.
+        prefix: First part of every logged key.
 
     Example:
         >>> ActivationMonitor(min_samples=1024).tau
@@ -83,9 +83,9 @@ class ActivationMonitor(DepthCallback):
         log_layers: bool = False,
         min_samples: int = 512,
         tau: float = DEFAULT_TAU,
-        log_prefix: str = "activations",
+        prefix: str = "activations",
     ) -> None:
-        super().__init__(log_prefix, on_finding, History(_COLUMNS))
+        super().__init__(prefix, on_finding, History(_COLUMNS))
         if every_n_steps is not None:
             check_count("every_n_steps", every_n_steps)
         self.granularity = granularity
@@ -105,6 +105,7 @@ class ActivationMonitor(DepthCallback):
         self._ordered = False
         self._recorder: Recorder | None = None
         self._activity: Activity | None = None
+        self._latest: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model out of copies."""
@@ -167,8 +168,10 @@ class ActivationMonitor(DepthCallback):
             self._measure(trainer, pl_module, activity)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log one figure an epoch."""
+        """Log the last scalars of the epoch, which other callbacks may monitor, and a figure."""
         super().on_train_epoch_end(trainer, pl_module)
+        self._log(pl_module, self._latest, epoch_end=True)
+        self._latest = {}
         self._log_figure(trainer)
 
     def _take(self) -> None:
@@ -189,7 +192,9 @@ class ActivationMonitor(DepthCallback):
         self._keep_record(step, trainer.current_epoch, layers)
         for finding in self._streaks.confirm("", step, judge_activity(layers)):
             self._add_finding(trainer, finding)
-        self._log(pl_module, self._scalars(layers))
+        self._latest = self._scalars(layers)
+        if writes_row(trainer, step):
+            self._log(pl_module, self._latest)
 
     def _keep_record(self, step: int, epoch: int, layers: Sequence[LayerActivity]) -> None:
         if layers:
@@ -228,6 +233,7 @@ class ActivationMonitor(DepthCallback):
         self._streaks = Streaks(self.patience)
         self._window = Window(self.min_samples)
         self._measured = self._due = 0
+        self._latest = {}
 
     def _extra_state(self) -> dict[str, Any]:
         return {

@@ -9,7 +9,7 @@ stop the accelerator again. Between measured steps the monitor compares two inte
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -23,14 +23,14 @@ from lightning_depth.callbacks._gradients import GradientTable
 from lightning_depth.callbacks._heatmap import draw_heatmap
 from lightning_depth.callbacks._history import History
 from lightning_depth.callbacks._order import ExecutionOrder
-from lightning_depth.callbacks._pace import next_due, step_of, steps_between
+from lightning_depth.callbacks._pace import next_due, step_of, steps_between, writes_row
 from lightning_depth.callbacks._scope import Counts, Record, Scope
 from lightning_depth.callbacks._sharding import read_sharding
 from lightning_depth.callbacks._sources import HIDDEN, Source, choose_source
 from lightning_depth.callbacks._streaks import Streaks
 from lightning_depth.callbacks._updates import StepWatcher
 from lightning_depth.errors import check_count
-from lightning_depth.findings import Finding, FindingKind
+from lightning_depth.findings import Finding, FindingKind, Severity
 from lightning_depth.layers import Granularity, Layer, select_layers
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class GradientFlowMonitor(DepthCallback):
             raises an error, a callable is handed the finding.
         log_layers: Whether the ratio of every layer is logged beside the totals.
         update_ratio: Whether the change of the weights is measured, which keeps one copy of them.
-        log_prefix: First part of every logged key.
+        prefix: First part of every logged key.
 
     Example:
         >>> monitor = GradientFlowMonitor(every_n_steps=1)
@@ -108,9 +108,9 @@ class GradientFlowMonitor(DepthCallback):
         log_layers: bool = False,
         *,
         update_ratio: bool = True,
-        log_prefix: str = "grad_flow",
+        prefix: str = "grad_flow",
     ) -> None:
-        super().__init__(log_prefix, on_finding, History(_LAYER_COLUMNS))
+        super().__init__(prefix, on_finding, History(_LAYER_COLUMNS))
         if every_n_steps is not None:
             check_count("every_n_steps", every_n_steps)
         self.granularity = granularity
@@ -133,10 +133,12 @@ class GradientFlowMonitor(DepthCallback):
         self._scopes: dict[int, Scope] = {}
         self._source: Source | None = None
         self._missed = 0
+        self._latest: dict[str, float] = {}
+        self._watched: list[StepWatcher] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model's parameters out of copies."""
-        return {**super().__getstate__(), "_due": {}, "_scopes": {}, **_FORGOTTEN}
+        return {**super().__getstate__(), "_due": {}, "_scopes": {}, "_watched": [], **_FORGOTTEN}
 
     @property
     def totals(self) -> dict[str, list[Any]]:
@@ -187,14 +189,29 @@ class GradientFlowMonitor(DepthCallback):
         if step >= self._due.get(id(optimizer), 0):
             self._measure(trainer, pl_module, optimizer, step)
 
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Take the hooks off the optimizers that were just measured."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        while self._watched:
+            self._watched.pop().release()
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read what the last measured steps changed, while every rank is here to take part."""
         super().on_train_end(trainer, pl_module)
         self._finish_records(collective=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log one figure an epoch."""
+        """Log the last scalars of the epoch, which other callbacks may monitor, and a figure."""
         super().on_train_epoch_end(trainer, pl_module)
+        self._log(pl_module, self._latest, epoch_end=True)
+        self._latest = {}
         self._log_figure(trainer)
 
     def _measure(
@@ -217,9 +234,12 @@ class GradientFlowMonitor(DepthCallback):
             self._miss(trainer)
             return
         record, completed = records
+        self._watched.append(scope.watcher)
         self._keep_record(completed)
         self._judge(trainer, scope, record, completed)
-        self._log(pl_module, self._scalars(scope, record, completed))
+        self._latest |= self._scalars(scope, record, completed)
+        if writes_row(trainer, step):
+            self._log(pl_module, self._latest)
 
     def _enter(
         self,
@@ -272,6 +292,8 @@ class GradientFlowMonitor(DepthCallback):
             return  # neither a bad step nor a good one
         if self._streaks.has_told(scope.key, _DESTRUCTIVE):
             seen = [finding for finding in seen if finding.kind is not FindingKind.VANISHING]
+        if self._streaks.has_told(scope.key, (FindingKind.EXPLODING,)):
+            seen = [_as_consequence(finding) for finding in seen]
         certain = _CERTAIN_AT_START if scope.counts.measured == 1 else ()
         for finding in self._streaks.confirm(scope.key, record.step, seen, certain):
             self._add_finding(trainer, finding)
@@ -341,3 +363,12 @@ class GradientFlowMonitor(DepthCallback):
         self._totals.load_state_dict(state["totals"])
         self._streaks.load_state_dict(state["streaks"])
         self._counts = {place: Counts(**counts) for place, counts in state["counts"].items()}
+
+
+def _as_consequence(finding: Finding) -> Finding:
+    """Rank what overflowed after what had exploded before."""
+    if finding.kind is not FindingKind.NON_FINITE:
+        return finding
+    return replace(
+        finding, severity=Severity.WARNING, message=f"After it exploded: {finding.message}"
+    )

@@ -1,7 +1,9 @@
 """The list of planted faults, each with the finding that should come first and the reason.
 
 Every kind has two variants that differ in architecture, size or optimizer: thresholds were set on
-the first ones, the second ones are judged. The expectations were written down before any run.
+the first ones, the second ones are judged. The expectations were written down before any run. Two
+kinds have a third variant, which is judged in place of the second: their second one showed a
+mistake in the ranking, and could not judge its mend.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ def planted_faults() -> list[Fault]:
     found: list[Fault] = []
 
     def plant(kind: str, expected: str, reason: str, *variants: dict[str, Any]) -> None:
-        for name, options in zip("AB", variants, strict=True):
+        for name, options in zip("ABC", variants, strict=False):
             found.append(Fault(kind, name, tuple(expected.split("|")), reason, **options))
 
     plant(
@@ -59,6 +61,7 @@ def planted_faults() -> list[Fault]:
         "the signal and with it the gradient of every weight grow with every layer",
         {"build": lambda: rescale(mlp(16), 4.0)},
         {"build": lambda: rescale(cnn(14), 3.0), "optimizer": "sgd", "learning_rate": 1e-4},
+        {"build": lambda: rescale(mlp(24, width=32), 3.0), "learning_rate": 1e-2},
     )
     plant(
         "learning rate x100, SGD",
@@ -181,7 +184,7 @@ def planted_faults() -> list[Fault]:
         {"build": lambda: build_mlp("plain", 60, 32, 64, 10, {"norm": "batchnorm"}), **SGD},
     )
     plant(
-        "30 residual blocks without normalisation, He init",
+        "40 residual blocks without normalisation, He init",
         "EXPLODING",
         "every block doubles the variance, so the gradients of all weights start huge",
         {"build": lambda: rescale(residual(40), 1.0)},
@@ -189,6 +192,11 @@ def planted_faults() -> list[Fault]:
             "build": lambda: rescale(residual(50, 32), 1.0),
             "optimizer": "sgd",
             "learning_rate": 1e-6,
+        },
+        {
+            "build": lambda: rescale(residual(45, 48), 1.0),
+            "optimizer": "sgd",
+            "learning_rate": 1e-8,
         },
     )
     plant(

@@ -3,7 +3,7 @@
 Run in parts, each of which appends one line a run to a file, then render the tables::
 
     python -m tests.benchmarks.calibration healthy --seeds 0 1 2 --out runs.jsonl
-    python -m tests.benchmarks.calibration faults --variants A B --out runs.jsonl
+    python -m tests.benchmarks.calibration faults --variants A B C --out runs.jsonl
     python -m tests.benchmarks.calibration render --out runs.jsonl
 """
 
@@ -47,9 +47,11 @@ def _found(monitors: list[DepthCallback]) -> list[dict[str, Any]]:
     return [finding.to_dict() for finding in findings]
 
 
-def run_healthy(seeds: list[int]) -> Iterator[dict[str, Any]]:
+def run_healthy(seeds: list[int], names: list[str]) -> Iterator[dict[str, Any]]:
     for seed in seeds:
         for case in healthy_cases():
+            if names and case.name not in names:
+                continue
             monitors, begun = _monitors(), time.perf_counter()
             error = fit(case, seed, list(monitors))
             seconds = time.perf_counter() - begun
@@ -89,11 +91,19 @@ def render(runs: list[dict[str, Any]]) -> Iterator[str]:
         errors = ", ".join(f"{run['error']:.3f}" for run in own)
         words = "; ".join(f"seed {r['seed']}: {_words(r['found'])}" for r in own if r["found"])
         yield f"| {name} | {errors} | {words or 'nothing'} |"
-    for variant, title in (("A", "sets thresholds"), ("B", "judged")):
-        own = [run for run in runs if run.get("variant") == variant]
-        right = [run for run in own if _is_right(run)]
+    faults = [run for run in runs if run["part"] == "faults"]
+    again = {run["name"] for run in faults if run["variant"] == "C"}
+    first = [run for run in faults if run["variant"] == "A"]
+    judged = [r for r in faults if r["variant"] == ("C" if r["name"] in again else "B")]
+    retired = [run for run in faults if run["variant"] == "B" and run["name"] in again]
+    for title, own in (
+        ("were judged", judged),
+        ("set the thresholds", first),
+        ("were judged until they showed a mistake", retired),
+    ):
+        right = sum(map(_is_right, own))
         yield ""
-        yield f"Variant {variant} ({title}): {len(right)} of {len(own)} right first."
+        yield f"Variants that {title}: {right} of {len(own)} right first."
         yield ""
         yield "| planted fault | expected first | found, in order | |"
         yield "| --- | --- | --- | --- |"
@@ -116,7 +126,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=["healthy", "faults", "render"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--variants", nargs="+", default=["A", "B"])
+    parser.add_argument("--variants", nargs="+", default=["A", "B", "C"])
+    parser.add_argument("--names", nargs="*", default=[], help="healthy networks, default all")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     if options.part == "render":
@@ -127,7 +138,9 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     chosen = (
-        run_healthy(options.seeds) if options.part == "healthy" else run_faults(options.variants)
+        run_healthy(options.seeds, options.names)
+        if options.part == "healthy"
+        else run_faults(options.variants)
     )
     with options.out.open("a") as file:
         for run in chosen:

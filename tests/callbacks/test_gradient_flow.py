@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import csv
 import math
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
 from lightning_depth.callbacks import FindingError, FindingWarning, GradientFlowMonitor
@@ -121,9 +124,20 @@ def test_scalars_are_few_and_named() -> None:
     ]
 
 
+def test_rows_of_the_logger_hold_fresh_measurements(tmp_path: Path) -> None:
+    monitor = GradientFlowMonitor(patience=1)
+    logger = CSVLogger(tmp_path)
+    fit(Toy(batches=9), monitor, logger=logger, log_every_n_steps=4)
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        written = {int(row["step"]): float(row["grad_flow/norm"]) for row in csv.DictReader(file)}
+    norms = dict(zip(monitor.totals["step"], monitor.totals["norm"], strict=True))
+    assert sorted(written) == [3, 7, 8]
+    assert [written[3], written[7], written[8]] == pytest.approx([norms[3], norms[7], norms[7]])
+
+
 def test_layers_are_logged_on_request() -> None:
     monitor = GradientFlowMonitor(
-        include=["net.[12]"], every_n_steps=EVERY, log_layers=True, log_prefix="flow"
+        include=["net.[12]"], every_n_steps=EVERY, log_layers=True, prefix="flow"
     )
     trainer = fit(Toy(), monitor)
     assert "flow/grad_to_weight/net.1" in trainer.callback_metrics

@@ -108,7 +108,7 @@ def test_sizes_beyond_the_square_survive(size: float, dtype: torch.dtype) -> Non
         def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
             return (self.net[0].weight * size).sum()
 
-    monitor = GradientFlowMonitor(every_n_steps=1, include="net.0", patience=9)
+    monitor = GradientFlowMonitor(every_n_steps=1, include="net.0", on_finding="log")
     net = make_net().to(dtype)
     fit(Sized(net, batches=1), monitor)
     one = torch.tensor(size, dtype=dtype).item()
