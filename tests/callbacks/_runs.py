@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -82,12 +81,11 @@ def samples(num_batches: int = NUM_BATCHES) -> TensorDataset:
     return TensorDataset(x, y)
 
 
-@dataclass
 class Batch:
     """A batch of a type that Lightning knows nothing of."""
 
-    x: Tensor
-    y: Tensor
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
         return Batch(self.x.to(*args, **kwargs), self.y.to(*args, **kwargs))
