@@ -1,6 +1,7 @@
-"""One convolutional network for every family: a stem, stages of blocks, a head."""
+"""One convolutional network for every family: a stem, stages of blocks, a head.
 
-from __future__ import annotations
+Annotations are not postponed here: TorchScript must be able to read them in a graph of FX.
+"""
 
 from collections.abc import Sequence
 from typing import Any

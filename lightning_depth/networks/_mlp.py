@@ -1,6 +1,7 @@
-"""One multilayer perceptron for every block."""
+"""One multilayer perceptron for every block.
 
-from __future__ import annotations
+Annotations are not postponed here: TorchScript must be able to read them in a graph of FX.
+"""
 
 import torch
 from torch import Tensor, nn

@@ -311,6 +311,16 @@ def test_scripts(name: str) -> None:
     torch.testing.assert_close(scripted(x), network(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["depth_cifar_resnet20", "depth_maxout_mnist"])
+def test_a_traced_graph_scripts(name: str) -> None:
+    network = timm.create_model(name, scriptable=True).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript
+        scripted = torch.jit.script(torch.fx.symbolic_trace(network))
+    x = images(name)
+    torch.testing.assert_close(scripted(x), network(x), rtol=1e-4, atol=1e-4)
+
+
 def test_reversible_blocks_stand_in_one_sequence() -> None:
     network = timm.create_model("depth_cifar_revnet38")
     assert [type(m).__name__ for m in network.stages[1]] == [
