@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from lightning_depth import _extras
-from lightning_depth.study import Event, Trial
+from lightning_depth.study import Event, Trial, brief
 
 __all__ = ["Display", "duration"]
 
@@ -131,6 +131,6 @@ def _epochs(event: Event) -> str:
 
 def _outcome(record: Any) -> str:
     if record["status"] == "failed":
-        return f"failed: {record['error']['type']}: {record['error']['message']}"
+        return f"failed: {brief(record['error'])}"
     error = record["metrics"]["train_error"]
     return f"training error {error:.3f} after {duration(record['timing']['fit_s'])}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_depth import _extras
-from lightning_depth.study import ClaimResult, StudyResult
+from lightning_depth.study import ClaimResult, StudyResult, brief
 
 __all__ = ["make_console", "show_result"]
 
@@ -41,10 +41,8 @@ def show_result(console: Any, result: StudyResult, report: Path, ran: str = "") 
     if result.claims and all(claim.verdict == "inconclusive" for claim in result.claims):
         console.print("Nothing can be concluded from this study; more seeds would tell more.")
     for trial in result.failed:
-        error = f"{trial['error']['type']}: {trial['error']['message']}"
-        console.print(
-            f"[red]Failed:[/red] {escape(trial['arm'])}, seed {trial['seed']}: {escape(error)}"
-        )
+        told = f"{trial['arm']}, seed {trial['seed']}: {brief(trial['error'])}"
+        console.print(f"[red]Failed:[/red] {escape(told)}")
     for note in result.notes:
         console.print(f"Note: {escape(note)}")
     console.print(f"\n{escape(ran)}" if ran else "")

@@ -7,7 +7,7 @@ from lightning_depth.study.executors import InProcessExecutor, LocalExecutor
 from lightning_depth.study.jobs import Event, Executor, Job, Trial
 from lightning_depth.study.parts import Arm, Claim, Match
 from lightning_depth.study.recipes import find_recipe, list_recipes
-from lightning_depth.study.result import StudyResult
+from lightning_depth.study.result import StudyResult, brief
 from lightning_depth.study.run import choose_folder, run_study
 from lightning_depth.study.spec import Study
 
@@ -25,6 +25,7 @@ __all__ = [
     "Study",
     "StudyResult",
     "Trial",
+    "brief",
     "choose_folder",
     "evaluate_claims",
     "find_recipe",

@@ -19,7 +19,7 @@ from lightning_depth.study.spec import Study
 from lightning_depth.study.store import Store, write_text
 from lightning_depth.study.versions import installed_versions
 
-__all__ = ["StudyResult"]
+__all__ = ["StudyResult", "brief"]
 
 _COSTS = ("params", "multiply_adds", "activation_bytes")
 _NAMED_VERSIONS = ("lightning-depth", "torch")
@@ -133,6 +133,23 @@ class StudyResult:
         return Path(path)
 
 
+def brief(error: Mapping[str, str]) -> str:
+    """Return what went wrong in a trial in one line.
+
+    Args:
+        error: The ``error`` of its record.
+
+    Returns:
+        Class and first line of the message.
+
+    Example:
+        >>> brief({"type": "ValueError", "message": "no luck"})
+        'ValueError: no luck'
+    """
+    first, *_ = error["message"].strip().splitlines() or [""]
+    return f"{error['type']}: {first}"
+
+
 def _belonging(trials: list[dict[str, Any]], study: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the trials of the study as it stands, by arm in the recipe's order, then seed."""
     arms, keys = list(study["arms"]), set(study["trials"])
@@ -189,11 +206,7 @@ def _findings(trials: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _reason(trials: Sequence[Mapping[str, Any]]) -> str:
-    errors = {
-        f"{trial['error']['type']}: {trial['error']['message']}"
-        for trial in trials
-        if trial["status"] == "failed"
-    }
+    errors = {brief(trial["error"]) for trial in trials if trial["status"] == "failed"}
     return "; ".join(sorted(errors))
 
 

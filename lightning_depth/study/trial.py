@@ -241,4 +241,6 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if hasattr(value, "tolist"):  # a tensor, or anything of NumPy
+        return _plain(value.tolist())
     return value

@@ -50,7 +50,7 @@ def started(recipe: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def _until(happened: Callable[[], bool], seconds: float = 60.0) -> None:
+def _until(happened: Callable[[], bool], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end, "it never happened"
@@ -90,7 +90,7 @@ def test_killed_study_goes_on(
 ) -> None:
     _until(moment)
     started.send_signal(signal.SIGKILL)
-    _until(lambda: not _members(started.pid), 20)
+    _until(lambda: not _members(started.pid), 60)
     kept = {path.name: path.stat().st_mtime_ns for path in Path("out/trials").glob("*.json")}
     assert all(Store("out").read_trial(Path(name).stem) for name in kept)
 
@@ -119,14 +119,14 @@ def test_interrupted_study_keeps_what_has_finished_and_says_how_to_go_on(
 ) -> None:
     _until(lambda: _num_stored() >= 1)
     os.killpg(started.pid, signal.SIGINT)  # as a terminal does
-    _, told = started.communicate(timeout=30)
+    _, told = started.communicate(timeout=120)
     assert started.returncode == 130
     stored = _num_stored()
     assert told == (
         f"lightning-depth: stopped; {stored} of the 6 trials that were left have finished and are "
         "kept in 'out'. The same command goes on from there.\n"
     )
-    _until(lambda: not _members(started.pid), 20)
+    _until(lambda: not _members(started.pid), 60)
     assert all(Store("out").read_trial(path.stem) for path in Path("out/trials").glob("*.json"))
     result = StudyResult.load("out")
     assert result.notes == [f"{6 - stored} of 6 trials have not been run yet."]

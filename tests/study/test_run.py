@@ -28,6 +28,7 @@ from lightning_depth.study import (
 from lightning_depth.study.executors import num_cores
 from lightning_depth.study.plan import make_plan
 from lightning_depth.study.store import Store
+from lightning_depth.study.trial import _plain
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 CLOCKED = {"timing", "started", "finished", "checksum"}
@@ -347,3 +348,8 @@ def test_wandb_is_offline_without_a_key(
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     assert run._is_offline() is offline
+
+
+def test_tensors_and_arrays_become_plain() -> None:
+    value = {"a": torch.tensor([1.0, torch.inf]), "b": np.float64(2), "c": (np.int64(3), "d")}
+    assert _plain(value) == {"a": [1.0, None], "b": 2.0, "c": [3, "d"]}
