@@ -25,6 +25,7 @@ from lightning_depth.callbacks._probe.measures import MEASURES, Measure
 from lightning_depth.callbacks._probe.passes import FinishedPass, finish_pass
 from lightning_depth.callbacks._probe.results import (
     Question,
+    describe_pass,
     jackknife_pass,
     pair_column,
     picture,
@@ -228,11 +229,8 @@ class LayerSeparabilityProbe(DepthCallback):
             return f"LayerSeparabilityProbe measured nothing: {self._reason}."
         if not self._laws:
             return "LayerSeparabilityProbe measured nothing: no validation pass was due."
-        law = self._laws[-1]
-        return (
-            f"Each layer changes the separation of the classes by x{law['decay_ratio']:.2f} "
-            f"(R² {law['r_squared']:.2f}, {law['num_layers']:.0f} layers)."
-        )
+        table, count = self._history.table(), len(self._names)
+        return describe_pass({name: column[-count:] for name, column in table.items()}, self._law())
 
     def _detach(self) -> None:
         if self._collector is not None:
@@ -364,6 +362,9 @@ class LayerSeparabilityProbe(DepthCallback):
                 for layer, value in zip(rows["layer"], rows[name], strict=True)
             }
         return scalars
+
+    def _law(self) -> dict[str, float]:
+        return self._laws[-1] if self._laws else {}
 
     def _columns(self) -> list[str]:
         return [*self.measures, *(pair_column(pair) for pair in self.class_pairs)]

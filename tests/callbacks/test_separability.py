@@ -604,3 +604,19 @@ def test_features_that_are_not_finite_are_nan_and_no_error() -> None:
     found = rows_of(probe, "separation")
     assert [math.isnan(value) for value in found.values()] == [False, False, True, True, True]
     assert math.isnan(probe.laws[-1]["decay_ratio"])
+
+
+def test_the_summary_says_which_way_it_goes() -> None:
+    probe = LayerSeparabilityProbe()
+    trainer(probe, max_epochs=5).fit(Net(), loader(TRAIN, shuffle=True), loader())
+    fisher, accuracy = (rows_of_last(probe, name) for name in ("fisher", "linear_probe"))
+    verb = "rises" if accuracy[-1] > accuracy[0] else "falls"
+    assert probe._summary().startswith(
+        f"From the input to net.6 the Fisher ratio rises from {fisher[0]:.2g} to {fisher[-1]:.2g} "
+        f"and the linear probe's accuracy {verb} from {accuracy[0]:.2g} to {accuracy[-1]:.2g}."
+    )
+
+
+def rows_of_last(probe: LayerSeparabilityProbe, column: str) -> list[float]:
+    values: list[float] = probe.history[column][-5:]
+    return values

@@ -85,14 +85,21 @@ def _draw_column(
         if place == len(shown) - 1 and math.isfinite(law.get("decay_ratio", math.nan)):
             ends = [max(1, min(depths)), max(depths)]
             line = [math.exp(law["intercept"]) * law["decay_ratio"] ** depth for depth in ends]
-            text = f"x{law['decay_ratio']:.2f} a layer, R² {law['r_squared']:.2f}"
+            text = f"D x{law['decay_ratio']:.2f} a layer (R² {law['r_squared']:.2f})"
             axis.plot(ends, line, "--", lw=1, color="crimson")
             axis.set_title(text, fontsize="small", color="crimson")
     if column in ("separation", "collapse") or column.startswith("fisher"):
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(_plain)
+        axis.yaxis.set_minor_formatter(_plain)
+        axis.tick_params(axis="y", which="minor", labelsize="x-small")
     axis.set_xlabel("depth (0 is the input)")
     axis.set_ylabel(LABELS.get(column) or _pair_label(column))
     axis.grid(alpha=0.3)
+
+
+def _plain(value: float, place: float = 0.0) -> str:
+    return f"{value:g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.0e}"
 
 
 def _pair_label(column: str) -> str:

@@ -6,7 +6,7 @@ Letters: N samples, C classes, L layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -31,11 +31,20 @@ from lightning_depth.functional.law import fit_separation_law
 from lightning_depth.functional.plane import class_plane
 from lightning_depth.functional.reservoir import rank_in_class
 
-__all__ = ["Question", "jackknife_pass", "pair_column", "picture", "summarise", "why_unmeasurable"]
+__all__ = [
+    "Question",
+    "describe_pass",
+    "jackknife_pass",
+    "pair_column",
+    "picture",
+    "summarise",
+    "why_unmeasurable",
+]
 
 PANELS = 8
 PANEL_SAMPLES = 400
 HARDEST = 3
+LAWFUL = 0.8  # R² from which on the law of data separation is said to hold
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,32 @@ def summarise(finished: FinishedPass, names: Sequence[str], question: Question) 
             for place, (first, second) in enumerate(hardest)
         ],
     }
+
+
+def describe_pass(rows: Mapping[str, Sequence[Any]], law: Mapping[str, float]) -> str:
+    """Return in words how separability changes from the first layer to the last.
+
+    Args:
+        rows: Columns of one pass, by layer.
+        law: The law of that pass; told only where it holds.
+    """
+    words = {"fisher": "Fisher ratio", "linear_probe": "linear probe's accuracy"}
+    told = [
+        f"the {words[name]} {_moves(rows[name])}"
+        for name in words
+        if name in rows and all(math.isfinite(rows[name][place]) for place in (0, -1))
+    ]
+    first = "the input" if rows["layer"][0] == INPUT else str(rows["layer"][0])
+    text = f"From {first} to {rows['layer'][-1]} " + " and ".join(told) + "." if told else ""
+    if law.get("r_squared", 0.0) >= LAWFUL and law["decay_ratio"] < 1:
+        fall = 100 * (1 - law["decay_ratio"])
+        text += f" Each layer lowers the separation D by {fall:.0f} % (R² {law['r_squared']:.2f})."
+    return text.strip() or f"{len(rows['layer'])} layers were measured."
+
+
+def _moves(values: Sequence[float]) -> str:
+    verb = "rises" if values[-1] > values[0] else "falls"
+    return f"{verb} from {values[0]:.2g} to {values[-1]:.2g}"
 
 
 def jackknife_pass(

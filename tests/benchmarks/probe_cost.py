@@ -1,0 +1,190 @@
+"""What the separability probe adds to a validation pass, beside delve and a probe trained by SGD.
+
+    python -m tests.benchmarks.probe_cost time [SECONDS]
+    python -m tests.benchmarks.probe_cost wide [SECONDS]
+    python -m tests.benchmarks.probe_cost memory
+
+`time`: ResNet-18, 32 px, 10 classes, 10,000 images, batch 64, inside `trainer.validate`. `wide`:
+ResNet-50 with 1,000 classes and `max_features=2048`. `memory`: the same two, peak resident memory
+of a process against that of the bare pass. Images are random numbers: what is measured is the time.
+One thread, and processor time of the process, which other programs on the machine disturb least.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_depth.callbacks import LayerSeparabilityProbe
+from tests.benchmarks._paired import HEADER, compare
+
+IMAGES, BATCH = 10_000, 64
+CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "time": ("resnet18", 10, {}),
+    "wide": ("resnet50", 1000, {"max_features": 2048}),
+}
+
+
+class Net(pl.LightningModule):
+    """Validates a network of torchvision."""
+
+    def __init__(self, name: str, num_classes: int) -> None:
+        super().__init__()
+        self.net = getattr(torchvision.models, name)(num_classes=num_classes)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.net(batch[0])
+
+
+def data(num_classes: int) -> DataLoader[Any]:
+    """Return random images of random classes."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(IMAGES, 3, 32, 32, generator=generator)
+    y = torch.randint(num_classes, (IMAGES,), generator=generator)
+    return DataLoader(TensorDataset(x, y), BATCH)
+
+
+def validate(module: Net, loader: DataLoader[Any], options: dict[str, Any] | None) -> None:
+    """Run one validation pass, with the probe unless options are None."""
+    callbacks = [] if options is None else [LayerSeparabilityProbe(**options)]
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.validate(module, loader, verbose=False)
+    if callbacks and not callbacks[0].history:
+        raise RuntimeError("the probe measured nothing")
+
+
+def with_delve(module: Net, loader: DataLoader[Any]) -> None:
+    """Run the pass with delve's saturation of all convolutions and linear layers."""
+    from delve import SaturationTracker
+
+    tracker = SaturationTracker("delve", "print", module.net, device="cpu", nosave=True)
+    try:
+        validate(module, loader, None)
+        with contextlib.redirect_stdout(io.StringIO()):
+            tracker.add_saturations()
+    finally:
+        tracker.close()
+        for part in module.modules():
+            part._forward_hooks.clear()
+
+
+def with_sgd_probe(module: Net, loader: DataLoader[Any], num_classes: int) -> None:
+    """Cache pooled features of eight blocks, then train a linear layer on each for 5 epochs."""
+    names = [f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)]
+    kept: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def keep(name: str, part: nn.Module, args: Any, output: Tensor) -> None:
+        kept[name].append(output.mean((2, 3)))
+
+    handles = [
+        module.net.get_submodule(name).register_forward_hook(partial(keep, name)) for name in names
+    ]
+    validate(module, loader, None)
+    for handle in handles:
+        handle.remove()
+    labels = loader.dataset.tensors[1]  # type: ignore[attr-defined] # a TensorDataset
+    for name in names:
+        x = torch.cat(kept[name]).clone()
+        head = nn.Linear(x.shape[1], num_classes)
+        optimizer = torch.optim.SGD(head.parameters(), 0.1, momentum=0.9)
+        for _ in range(5):
+            for rows in torch.arange(IMAGES).split(BATCH):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(head(x[rows]), labels[rows]).backward()
+                optimizer.step()
+
+
+def variants(case: str) -> tuple[Callable[[], None], dict[str, Callable[[], None]]]:
+    """Return the bare pass and what is held against it."""
+    name, num_classes, options = CASES[case]
+    module, loader = Net(name, num_classes).eval(), data(num_classes)
+    found: dict[str, Callable[[], None]] = {
+        "probe, default sample": partial(validate, module, loader, options)
+    }
+    if case == "time":
+        streaming = {**options, "max_samples": None}
+        found["probe, max_samples=None"] = partial(validate, module, loader, streaming)
+        found["linear probe by SGD, 5 epochs"] = partial(
+            with_sgd_probe, module, loader, num_classes
+        )
+        if _has_delve():
+            found["delve, saturation of all layers"] = partial(with_delve, module, loader)
+    return partial(validate, module, loader, None), found
+
+
+def _has_delve() -> bool:
+    try:
+        import delve  # noqa: F401 # only whether it is there
+    except ImportError:
+        return False
+    return True
+
+
+def peak(case: str, which: str) -> None:
+    """Print the peak resident memory of this process after two passes, in MB."""
+    base, others = variants(case)
+    run = base if which == "bare" else others[which]
+    run()
+    run()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+def memory() -> None:
+    """Print what each variant adds to the peak resident memory."""
+    for case, names in (("time", ["probe, default sample", "probe, max_samples=None"]),
+                        ("wide", ["probe, default sample"])):  # fmt: skip
+        sizes = {}
+        for name in ["bare", *names]:
+            command = [sys.executable, "-m", "tests.benchmarks.probe_cost", "peak", case, name]
+            sizes[name] = int(subprocess.run(command, check=True, stdout=-1).stdout.split()[-1])
+        for name in names:
+            print(f"| {case}: {name} | {sizes[name] - sizes['bare']} MB |", flush=True)
+
+
+def main(what: str, *rest: str) -> None:
+    """Run one of the measurements."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    if what == "memory":
+        memory()
+    elif what == "peak":
+        peak(*rest)
+    else:
+        base, others = variants(what)
+        seconds = float(rest[0]) if rest else 600.0
+        found = compare(
+            base,
+            others,
+            precision=0.03,
+            min_rounds=3,
+            max_seconds=seconds,
+            clock=time.process_time,
+        )
+        print(HEADER, *found, sep="\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
