@@ -161,6 +161,7 @@ class TrainingErrorMonitor(DepthCallback):
             num_samples=num_samples,
         )
         self._log(pl_module, {"error": error, "loss": loss}, epoch_end=True)
+        self._log_figure(trainer)
 
     def plot(self) -> tuple[Figure, Axes]:
         """Draw error and loss over the epochs.
