@@ -19,6 +19,10 @@ class StoppingCriterion(ABC):
     """Decides from the curves of a run whether it should stop.
 
     Criteria combine: ``GL(5) | UP(3)`` stops when either says so, ``GL(5) & UP(3)`` when both do.
+
+    Example:
+        >>> (GL(5) | UP(3)).should_stop([0.5, 0.6], [])
+        'GL = 20.0 % exceeds 5 %'
     """
 
     train_monitor: str | None = None

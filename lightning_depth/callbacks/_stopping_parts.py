@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CriterionRecord",
+    "MetricWatch",
     "MovingAverage",
     "agree_on_stop",
     "conclude",
@@ -94,6 +95,51 @@ class CriterionRecord:
             )
         self.scores.append(float(current))
         return criterion.should_stop(self.scores, self.train_losses)
+
+
+@dataclass
+class MetricWatch:
+    """Where the metric comes from, and when it is due to be looked at by steps.
+
+    Args:
+        monitor: Key of the metric.
+        from_validation: Whether validation measures it.
+        unseen: Whether validation has measured it since it was last looked at.
+        last_step: Step at which it was last looked at.
+        before: Its value when a validation began.
+    """
+
+    monitor: str
+    from_validation: bool = False
+    unseen: bool = False
+    last_step: int = 0
+    before: Tensor | None = None
+
+    def begin_validation(self, logs: Mapping[str, Tensor]) -> None:
+        """Remember the value; one that is another object afterwards has been measured."""
+        self.before = logs.get(self.monitor)
+
+    def end_validation(self, logs: Mapping[str, Tensor]) -> None:
+        """See whether validation has measured the metric."""
+        self.from_validation = logs.get(self.monitor) is not self.before
+        self.before, self.unseen = None, True
+
+    def is_due(self, trainer: pl.Trainer, every_n_steps: int) -> bool:
+        """Whether a check by steps is due; a value of validation counts once.
+
+        Args:
+            trainer: The Trainer.
+            every_n_steps: Steps between checks.
+        """
+        step, earlier = trainer.global_step, self.last_step
+        if step // every_n_steps == earlier // every_n_steps:
+            return False
+        self.last_step = step
+        missing = self.monitor not in trainer.callback_metrics
+        if missing and trainer.enable_validation and not self.from_validation:
+            return False  # its first validation may be yet to come
+        seen, self.unseen = not self.unseen, False
+        return not (self.from_validation and seen)
 
 
 def agree_on_stop(

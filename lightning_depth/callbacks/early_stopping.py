@@ -25,6 +25,7 @@ from lightning_depth.callbacks._pytorch_lightning import join_trainer, leave_tra
 from lightning_depth.callbacks._restoring import WeightKeeper, changes_before_check
 from lightning_depth.callbacks._stopping_parts import (
     CriterionRecord,
+    MetricWatch,
     MovingAverage,
     agree_on_stop,
     conclude,
@@ -194,7 +195,8 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
     ) -> None:
         """Check by steps, or stop as soon as the required minimum is reached."""
         if self.every_n_steps is not None:
-            self._check_by_steps(trainer)
+            if self._watch.is_due(trainer, self.every_n_steps):
+                self._run_early_stopping_check(trainer)
         elif self._wants_stop:
             self._signal(trainer)
 
@@ -207,19 +209,15 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the metric, to see whether it is validation that measures it."""
         if not self._should_skip_check(trainer):
-            before: Tensor | None = trainer.callback_metrics.get(self.monitor)
-            self._before_validation = before
+            self._watch.begin_validation(trainer.callback_metrics)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check, where checks belong to validation."""
         if self._should_skip_check(trainer):
             return
-        measured = trainer.callback_metrics.get(self.monitor)
-        self._from_validation = measured is not self._before_validation
-        self._before_validation = None
-        self._unseen = True
+        self._watch.end_validation(trainer.callback_metrics)
         if self.every_n_steps is None:
-            self._copy_ahead(trainer, pl_module, measured)
+            self._copy_ahead(trainer, pl_module)
             super().on_validation_end(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -300,11 +298,8 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         self._weights = WeightKeeper(place) if place else None
         self._told = CriterionRecord()
         self._average = MovingAverage(self.smoothing)
-        self._last_step = 0
         self._wants_stop = False
-        self._before_validation = None
-        self._from_validation = False
-        self._unseen = False
+        self._watch = MetricWatch(self.monitor)
 
     def _reset(self) -> None:
         super()._reset()
@@ -315,28 +310,12 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
             self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
             self.stopping_reason_message = None
 
-    def _check_by_steps(self, trainer: pl.Trainer) -> None:
-        assert self.every_n_steps is not None
-        step, earlier = trainer.global_step, self._last_step
-        if step // self.every_n_steps == earlier // self.every_n_steps:
-            return
-        self._last_step = step
-        missing = self.monitor not in trainer.callback_metrics
-        if missing and trainer.enable_validation and not self._from_validation:
-            return  # its first validation may be yet to come
-        if self._from_validation and not self._unseen:
-            return
-        self._unseen = False
-        self._run_early_stopping_check(trainer)
-
-    def _copy_ahead(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, measured: Tensor | None
-    ) -> None:
+    def _copy_ahead(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy what was measured, if weights may change before the check of the epoch's end."""
-        if self._weights is None or not self._check_on_train_epoch_end or measured is None:
+        if self._weights is None or not self._check_on_train_epoch_end:
             return
         started = trainer.current_epoch >= self.start_from_epoch
-        if started and self._from_validation and changes_before_check(trainer):
+        if started and self._watch.from_validation and changes_before_check(trainer):
             self._weights.look_ahead(trainer, pl_module, self.monitor)
 
     def _ask_criterion(
@@ -374,7 +353,7 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         improved = trainer.strategy.broadcast(improved)  # ranks must not keep different steps
         if improved:
             module = trainer.lightning_module
-            self._weights.keep(trainer, module, self.monitor, self._from_validation)
+            self._weights.keep(trainer, module, self.monitor, self._watch.from_validation)
             self.best_epoch, self.best_step = trainer.current_epoch, self._weights.best.step
         self._weights.forget_candidate()
 
@@ -403,17 +382,14 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
             "scores": list(self._told.scores),
             "train_losses": list(self._told.train_losses),
             "average": [self._average.total, self._average.count],
-            "last_step": self._last_step,
-            "from_validation": self._from_validation,
-            "unseen": self._unseen,
+            "watch": [self._watch.from_validation, self._watch.unseen, self._watch.last_step],
         }
 
     def _load_extra_state(self, state: Mapping[str, Any]) -> None:
         self.best_epoch, self.best_step = state["best_epoch"], state["best_step"]
         self._told = CriterionRecord(list(state["scores"]), list(state["train_losses"]))
         self._average = MovingAverage(self.smoothing, *state["average"])
-        self._last_step = state["last_step"]
-        self._from_validation, self._unseen = state["from_validation"], state["unseen"]
+        self._watch = MetricWatch(self.monitor, *state["watch"])
 
     def _conclude(self, trainer: pl.Trainer) -> list[Finding]:
         stopped = self.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED
