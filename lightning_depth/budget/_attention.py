@@ -6,6 +6,7 @@ attention map for backward. A real run fuses, keeps none of them, and so fits lo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,29 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["FusedAttention"]
+__all__ = ["FUSED_ATTENTION", "FusedAttention", "attention_flops"]
+
+FUSED_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+"""The operation; older releases of torch have no count of its multiply-adds."""
+
+
+def attention_flops(
+    query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any
+) -> int:
+    """Return the operations of fused attention, two to a multiply-add, from the shapes it is given.
+
+    Args:
+        query: Shape ``(B, heads, T, D)``.
+        key: Shape ``(B, heads, S, D)``.
+        value: Shape ``(B, heads, S, D)``.
+        *_: Nothing else of the operation counts.
+        **__: Nor does this.
+
+    Returns:
+        Those of the products of queries with keys and of weights with values.
+    """
+    *batch, num_queries, num_features = query
+    return 2 * math.prod(batch) * num_queries * key[-2] * (num_features + value[-1])
 
 
 class FusedAttention(TorchFunctionMode):
@@ -53,8 +76,7 @@ def _attend(
         )
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype)
-    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    output: Tensor = fused(
+    output: Tensor = FUSED_ATTENTION(
         query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
     )[0]
     return output

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_depth.budget._attention import FusedAttention
+from lightning_depth.budget._attention import FUSED_ATTENTION, FusedAttention, attention_flops
 from lightning_depth.budget._meta import copy_to_meta
 from lightning_depth.errors import ConfigurationError, check_count, invalid
 
@@ -69,7 +69,7 @@ def measure_cost(model: nn.Module, input_shape: Sequence[int]) -> Cost:
         twin = copy_to_meta(model).train()
         sample = torch.empty(_BATCH, *shape, device="meta")
     saved = _SavedStorages()
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping={FUSED_ATTENTION: attention_flops})
     try:
         with (
             torch.inference_mode(False),

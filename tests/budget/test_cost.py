@@ -12,6 +12,7 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_depth.budget import Cost, measure_cost
@@ -89,6 +90,16 @@ def test_cost_of_an_mlp_follows_from_its_definition() -> None:
     model = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 3))
     # kept: the result of ReLU, which is also what the second layer needs
     assert measure_cost(model, (12,)) == Cost(12 * 20 + 20 + 20 * 3 + 3, 12 * 20 + 20 * 3, 4 * 20)
+
+
+def test_attention_costs_its_two_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    # as in torch 2.6, which does not know the fused operation
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    monkeypatch.delitem(flop_counter.flop_registry, fused)
+    tokens, width = 6, 16
+    projection, attention = tokens * width * width, 2 * tokens * tokens * width
+    cost = measure_cost(Attention(boolean=False), (tokens, width))
+    assert cost.multiply_adds == projection + attention
 
 
 def test_resnet152_is_measured_in_about_a_second_without_memory() -> None:
