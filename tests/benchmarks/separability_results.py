@@ -23,6 +23,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from lightning_depth.callbacks import LayerSeparabilityProbe
@@ -111,6 +112,25 @@ def table(runs: list[dict[str, Any]], part: str, columns: list[str]) -> str:
     return "\n".join(lines)
 
 
+def draw_shares(runs: list[dict[str, Any]], path: Path) -> None:
+    """Draw the shares of the variance between words and between speakers over depth."""
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axis = figure.subplots()
+    names = {"label_share": "between words", "nuisance_share": "between speakers of a word"}
+    for (column, text), color in zip(names.items(), ("tab:blue", "tab:orange"), strict=True):
+        for place, run in enumerate(runs):
+            depth = run["validation"]["depth"]
+            values = run["validation"][column]
+            label = text if place == 0 else None
+            axis.plot(depth, values, "o-", ms=3, lw=1.2, alpha=0.8, color=color, label=label)
+    axis.set_xlabel("depth (0 is the input)")
+    axis.set_ylabel("share of the variance")
+    axis.set_ylim(0, 1)
+    axis.legend(fontsize="small")
+    axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
 def main(case: str, folder: str, output: str, *seeds: str) -> None:
     """Run some seeds of a case and print what the documentation shows, once all are there."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -135,6 +155,8 @@ def main(case: str, folder: str, output: str, *seeds: str) -> None:
         print("pairs", found["pairs"], "findings", found["findings"], flush=True)
     if len(runs) < len(SEEDS):
         return
+    if case == "speech":
+        draw_shares(runs, Path(output) / "speech-shares.png")
     extra = ["label_share", "nuisance_share"] if case == "speech" else ["fisher_4_9"]
     columns = ["separation", "fisher", "linear_probe", *extra]
     for part in ("validation", "training"):
