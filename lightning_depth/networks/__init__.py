@@ -8,6 +8,12 @@ from lightning_depth.networks import cifar_presets, imagenet_presets
 from lightning_depth.networks._build import build_convnet, build_mlp
 from lightning_depth.networks._convnet import ConvNet
 from lightning_depth.networks._imagenet import build_imagenet
+from lightning_depth.networks._key_maps import (
+    dense_keys,
+    mobile_v2_keys,
+    preactivated_keys,
+    residual_keys,
+)
 from lightning_depth.networks._mlp import MultilayerPerceptron
 
 __all__ = [
@@ -17,5 +23,9 @@ __all__ = [
     "build_imagenet",
     "build_mlp",
     "cifar_presets",
+    "dense_keys",
     "imagenet_presets",
+    "mobile_v2_keys",
+    "preactivated_keys",
+    "residual_keys",
 ]

@@ -75,12 +75,36 @@ def _rename(state: Mapping[str, Any], rules: Rules) -> dict[str, Any]:
 
 
 def residual_keys(state: Mapping[str, Any], model: Any = None) -> dict[str, Any]:
-    """Return the weights of a ResNet or wide ResNet of timm or torchvision under our names."""
+    """Return the weights of a ResNet or wide ResNet of timm or torchvision under our names.
+
+    Args:
+        state: Their state dict.
+        model: The network that will load it; timm passes it, and it is not read here.
+
+    Returns:
+        The same tensors under our names.
+
+    Example:
+        >>> list(residual_keys({'layer2.0.bn1.bias': 0}))
+        ['stages.1.0.branch.norm1.bias']
+    """
     return _rename(state, RESIDUAL)
 
 
 def preactivated_keys(state: Mapping[str, Any], model: Any = None) -> dict[str, Any]:
-    """Return the weights of a ``resnetv2`` of timm under our names."""
+    """Return the weights of a ``resnetv2`` of timm under our names.
+
+    Args:
+        state: Their state dict.
+        model: The network that will load it; timm passes it, and it is not read here.
+
+    Returns:
+        The same tensors under our names.
+
+    Example:
+        >>> list(preactivated_keys({'norm.bias': 0}))
+        ['final.norm.bias']
+    """
     renamed = _rename(state, PREACTIVATED)
     classifier = renamed.get("head.fc.weight")
     if classifier is not None and classifier.ndim == 4:  # timm's is a 1x1 convolution
@@ -89,7 +113,19 @@ def preactivated_keys(state: Mapping[str, Any], model: Any = None) -> dict[str, 
 
 
 def dense_keys(state: Mapping[str, Any], model: Any = None) -> dict[str, Any]:
-    """Return the weights of a DenseNet of timm or torchvision under our names."""
+    """Return the weights of a DenseNet of timm or torchvision under our names.
+
+    Args:
+        state: Their state dict.
+        model: The network that will load it; timm passes it, and it is not read here.
+
+    Returns:
+        The same tensors under our names.
+
+    Example:
+        >>> list(dense_keys({'features.norm5.bias': 0}))
+        ['final.norm.bias']
+    """
     return _rename(state, DENSE)
 
 
@@ -98,6 +134,20 @@ def mobile_v2_keys(state: Mapping[str, Any], model: Any = None) -> dict[str, Any
 
     All three list their layers in the order in which they are used, so that they are matched by
     position; only the classifier goes by name.
+
+    Args:
+        state: Their state dict.
+        model: The network that will load it, whose order says where each tensor goes.
+
+    Returns:
+        The same tensors under our names.
+
+    Example:
+        >>> import timm
+        >>> ours = timm.create_model("depth_mobilenetv2_100", num_classes=10)
+        >>> theirs = timm.create_model("mobilenetv2_100", num_classes=10).state_dict()
+        >>> ours.load_state_dict(mobile_v2_keys(theirs, ours))
+        <All keys matched successfully>
     """
     if model is None or "stem.conv.weight" in state:
         return dict(state)
