@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_depth.callbacks._order import is_compiled
 from lightning_depth.callbacks._sites import Activation, describe_module, describe_origin, unit_axis
-from lightning_depth.functional.activations import gram_matrix, saturated_share
+from lightning_depth.functional.activations import sample_features, saturated_share
 from lightning_depth.layers import Layer
 
 __all__ = ["Activity", "Recorder"]
@@ -33,10 +33,12 @@ class Activity:
     """By place, the mean output of each rectified unit."""
     saturated: Parts = field(default_factory=lambda: defaultdict(list))
     """By place, the share of outputs near a bound."""
-    squares: Parts = field(default_factory=lambda: defaultdict(list))
-    """By layer, the mean square of its output."""
-    grams: dict[str, Tensor] = field(default_factory=dict)
-    """By layer, the inner products between the centered outputs of samples."""
+    norms: Parts = field(default_factory=lambda: defaultdict(list))
+    """By layer, the norm of its output."""
+    numels: dict[str, int] = field(default_factory=dict)
+    """By layer, the elements over which its norms go."""
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    """By layer, a few outputs of a few samples."""
     features: dict[str, int] = field(default_factory=dict)
     """By layer, its outputs for one sample."""
     executed: list[str] = field(default_factory=list)
@@ -81,7 +83,7 @@ class Recorder:
         self._activity = Activity()
         self._last: str | None = None
         self._places: dict[str, int] = {}
-        self._seen: list[Any] = []
+        self._seen: dict[int, Any] = {}  # the nodes are kept, or their ids would be given away
 
     @property
     def is_blind(self) -> bool:
@@ -127,11 +129,11 @@ class Recorder:
         if tensor is None or not tensor.is_floating_point() or tensor.numel() == 0:
             return
         activity, tensor = self._activity, tensor.detach()
-        norm = torch.linalg.vector_norm(tensor, dtype=torch.float32)
-        activity.squares[name].append(norm.square() / tensor.numel())
+        activity.norms[name].append(torch.linalg.vector_norm(tensor, dtype=torch.float32))
+        activity.numels[name] = activity.numels.get(name, 0) + tensor.numel()
         activity.samples = max(activity.samples, len(tensor) if tensor.ndim else 0)
-        if name not in activity.grams and tensor.ndim > 1:
-            activity.grams[name] = gram_matrix(tensor)
+        if name not in activity.kept and tensor.ndim > 1:
+            activity.kept[name] = sample_features(tensor)
             activity.features[name] = tensor.numel() // len(tensor)
 
     def _feed(self, module: nn.Module, args: Any) -> None:
@@ -153,10 +155,10 @@ class Recorder:
 
     @torch.no_grad()
     def _record(self, layer: str, activation: Activation, output: Tensor, node: Any) -> None:
-        if output.numel() == 0 or any(node is other for other in self._seen):
+        if output.numel() == 0 or id(node) in self._seen:
             return
         if node is not None:
-            self._seen.append(node)
+            self._seen[id(node)] = node
         place = f"{layer}#{self._places.get(layer, 0)}"
         self._places[layer] = self._places.get(layer, 0) + 1
         axis, output = unit_axis(output), output.detach()

@@ -9,6 +9,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -39,6 +40,8 @@ _FEWEST_FEATURES = 8
 DEFAULT_TAU = 0.025
 """Share of the average below which a unit is dormant, as in the paper."""
 _MARGIN = 0.05
+_NOTHING: dict[str, Any] = {key: {} for key in ("saturated", "rms", "rank", "variety", "features")}
+"""What is not kept of the batches of a window."""
 
 
 @dataclass(frozen=True)
@@ -100,28 +103,30 @@ class Window:
         while self._total() - self._batches[0].samples >= self._min_samples:
             self._batches.popleft()
 
-    def maxima(self) -> dict[str, Tensor]:
-        """Return the largest output of each unit; empty while there are too few samples."""
-        if self._total() < self._min_samples:
-            return {}
-        return {
-            place: torch.stack(_alike([b.maxima.get(place) for b in self._batches])).amax(0)
-            for place in self._batches[-1].maxima
-        }
+    def shares(self, tau: float) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the shares of dead and of dormant units by layer.
 
-    def means(self) -> dict[str, Tensor]:
-        """Return the mean output of each unit; empty while there are too few samples."""
-        if self._total() < self._min_samples:
-            return {}
-        return {
-            place: torch.stack(_alike([b.means.get(place) for b in self._batches])).mean(0)
-            for place in self._batches[-1].means
-        }
+        Args:
+            tau: Share of the average below which a unit is dormant.
+
+        Returns:
+            Both empty while there are too few samples.
+        """
+        last = self._batches[-1]
+        if self._total() < self._min_samples or not last.units:
+            return {}, {}
+        alike = [batch for batch in self._batches if batch.units == last.units]
+        dead = dead_units(torch.stack([batch.maxima for batch in alike]).amax(0))
+        means = torch.stack([batch.means for batch in alike]).mean(0)
+        layers = [place.rpartition("#")[0] for place in last.units]
+        sizes = list(last.units.values())
+        dormant = [dormant_units(part, tau) for part in means.split(sizes)]
+        return _by_layer(layers, dead.split(sizes)), _by_layer(layers, dormant)
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Return plain containers and tensors."""
         return [
-            {"samples": b.samples, "maxima": dict(b.maxima), "means": dict(b.means)}
+            {"samples": b.samples, "units": dict(b.units), "maxima": b.maxima, "means": b.means}
             for b in self._batches
         ]
 
@@ -131,18 +136,21 @@ class Window:
         Args:
             state: State of the same kind of object.
         """
-        self._batches = deque(
-            HostActivity(b["samples"], b["maxima"], b["means"], {}, {}, {}, {}, {}) for b in state
-        )
+        self._batches = deque(HostActivity(**batch, **_NOTHING) for batch in state)
 
     def _total(self) -> int:
         return sum(batch.samples for batch in self._batches)
 
 
-def _alike(tensors: Sequence[Tensor | None]) -> list[Tensor]:
-    """Those of the last one's shape: a place may change its size with the input."""
-    last = tensors[-1]
-    return [t for t in tensors if t is not None and last is not None and t.shape == last.shape]
+def _by_layer(layers: Sequence[str], flags: Sequence[Tensor]) -> dict[str, float]:
+    """The share of units of each layer for which a flag is set, over all its places."""
+    units: dict[str, int] = {}
+    raised: dict[str, int] = {}
+    counts = torch.stack([flag.sum() for flag in flags]).tolist()
+    for layer, flag, count in zip(layers, flags, counts, strict=True):
+        units[layer] = units.get(layer, 0) + flag.numel()
+        raised[layer] = raised.get(layer, 0) + count
+    return {layer: raised[layer] / units[layer] for layer in units}
 
 
 def read_layers(
@@ -156,15 +164,17 @@ def read_layers(
         window: The batches over which a unit is judged, the last one included.
         tau: Share of the average below which a unit is dormant.
     """
-    dead = {place: dead_units(maximum) for place, maximum in window.maxima().items()}
-    dormant = {place: dormant_units(mean, tau) for place, mean in window.means().items()}
+    dead, dormant = window.shares(tau)
+    saturated: dict[str, list[float]] = {}
+    for place, share in activity.saturated.items():
+        saturated.setdefault(place.rpartition("#")[0], []).append(share)
     return [
         LayerActivity(
             layer=layer,
             rms=activity.rms.get(layer.name, math.nan),
-            dead=_share(layer.name, dead),
-            dormant=_share(layer.name, dormant),
-            saturated=_mean(layer.name, activity.saturated),
+            dead=dead.get(layer.name, math.nan),
+            dormant=dormant.get(layer.name, math.nan),
+            saturated=fmean(saturated.get(layer.name, [math.nan])),
             rank=activity.rank.get(layer.name, math.nan),
             variety=activity.variety.get(layer.name, math.nan),
             features=activity.features.get(layer.name, 0),
@@ -172,16 +182,6 @@ def read_layers(
         for layer in layers
         if layer.name in activity.rms
     ]
-
-
-def _share(layer: str, flags: dict[str, Tensor]) -> float:
-    own = [flag for place, flag in flags.items() if place.rpartition("#")[0] == layer]
-    return torch.cat(own).float().mean().item() if own else math.nan
-
-
-def _mean(layer: str, shares: dict[str, float]) -> float:
-    own = [share for place, share in shares.items() if place.rpartition("#")[0] == layer]
-    return sum(own) / len(own) if own else math.nan
 
 
 def judge_activity(layers: Sequence[LayerActivity]) -> list[Finding]:

@@ -11,7 +11,7 @@ import torch.distributed
 from torch import Tensor
 
 from lightning_depth.callbacks._activity import Activity, Parts
-from lightning_depth.functional.activations import rank_of_gram
+from lightning_depth.functional.activations import gram_matrix, rank_of_gram
 
 __all__ = ["HostActivity", "bring"]
 
@@ -21,8 +21,10 @@ class HostActivity:
     """What one batch showed, on the host and over all ranks."""
 
     samples: int
-    maxima: dict[str, Tensor]
-    means: dict[str, Tensor]
+    units: dict[str, int]
+    """By place, how many rectified units it has; the two tensors hold them in this order."""
+    maxima: Tensor
+    means: Tensor
     saturated: dict[str, float]
     rms: dict[str, float]
     rank: dict[str, float]
@@ -41,31 +43,70 @@ def bring(activity: Activity, *, ranks: int = 1) -> HostActivity:
         ranks: How many processes recorded the same places on samples of their own.
     """
     maxima, means = _merged(activity.maxima, largest=True), _merged(activity.means)
-    saturated, squares = _merged(activity.saturated), _merged(activity.squares)
-    groups: list[dict[str, Tensor]] = [maxima, means, saturated, squares, activity.grams]
+    saturated = _merged(activity.saturated)
+    norms = {name: torch.stack(parts).norm() for name, parts in _several(activity.norms)}
+    norms = {name: norms.get(name, parts[0]) for name, parts in activity.norms.items()}
+    shapes, grams = _grams(activity.kept)
+    groups = [maxima, means, saturated, norms, grams]
     tensors = [tensor for group in groups for tensor in group.values()]
     if not tensors:
-        return HostActivity(0, {}, {}, {}, {}, {}, {}, {})
+        return HostActivity(0, {}, torch.empty(0), torch.empty(0), {}, {}, {}, {}, {})
     home = tensors[0].device
     vector = torch.cat([tensor.to(home, torch.float32).flatten() for tensor in tensors])
     copies = _gather(vector, ranks).cpu()
-    parts = iter(copies.split([tensor.numel() for tensor in tensors], dim=1))
-    read = [{name: next(parts) for name in group} for group in groups]
-    grams = {
-        name: part.view(len(copies), *activity.grams[name].shape) for name, part in read[4].items()
-    }
+    sizes = [sum(tensor.numel() for tensor in group.values()) for group in groups]
+    read = copies.split(sizes, dim=1)
+    rank, variety = _spectra(shapes, read[4])
     return HostActivity(
         samples=activity.samples * len(copies),
-        maxima={name: part.amax(0) for name, part in read[0].items()},
-        means={name: part.mean(0) for name, part in read[1].items()},
-        saturated={name: part.mean().item() for name, part in read[2].items()},
-        rms={name: math.sqrt(part.mean().item()) for name, part in read[3].items()},
-        rank=_ranks(grams),
-        variety={
-            name: gram.diagonal(dim1=1, dim2=2).sum(1).mean().item() for name, gram in grams.items()
+        units={place: tensor.numel() for place, tensor in maxima.items()},
+        maxima=read[0].amax(0),
+        means=read[1].mean(0),
+        saturated=dict(zip(saturated, read[2].mean(0).tolist(), strict=True)),
+        rms={
+            name: norm / math.sqrt(activity.numels[name])
+            for name, norm in zip(norms, read[3].square().mean(0).sqrt().tolist(), strict=True)
         },
+        rank=rank,
+        variety=variety,
         features=activity.features,
     )
+
+
+def _several(parts: Parts) -> list[tuple[str, list[Tensor]]]:
+    return [(name, runs) for name, runs in parts.items() if len(runs) > 1]
+
+
+def _grams(kept: dict[str, Tensor]) -> tuple[dict[tuple[int, ...], list[str]], dict[str, Tensor]]:
+    """The layers of each shape, and the inner products of all layers of one shape in one call."""
+    shapes: dict[tuple[int, ...], list[str]] = {}
+    for name, features in kept.items():
+        shapes.setdefault(tuple(features.shape), []).append(name)
+    grams = {
+        names[0]: gram_matrix(torch.stack([kept[name] for name in names]))
+        for names in shapes.values()
+    }
+    return shapes, grams
+
+
+def _spectra(
+    shapes: dict[tuple[int, ...], list[str]], grams: Tensor
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The effective rank of each layer, and the share of its output that differs."""
+    rank: dict[str, float] = {}
+    variety: dict[str, float] = {}
+    start = 0
+    for (size, _), names in shapes.items():
+        stop = start + len(names) * size * size
+        gram = grams[:, start:stop].view(-1, len(names), size, size)
+        start = stop
+        finite = gram.isfinite().all(-1).all(-1)
+        ranks = rank_of_gram(torch.where(finite[..., None, None], gram, 0.0))
+        ranks = torch.where(finite, ranks, math.nan).mean(0)
+        traces = gram.diagonal(dim1=2, dim2=3).sum(-1).mean(0)
+        rank.update(zip(names, ranks.tolist(), strict=True))
+        variety.update(zip(names, traces.tolist(), strict=True))
+    return rank, variety
 
 
 def _merged(parts: Parts, *, largest: bool = False) -> dict[str, Tensor]:
@@ -92,16 +133,3 @@ def _gather(vector: Tensor, ranks: int) -> Tensor:
     rows = [torch.empty_like(vector) for _ in range(ranks)]
     torch.distributed.all_gather(rows, vector)
     return torch.stack(rows)
-
-
-def _ranks(grams: dict[str, Tensor]) -> dict[str, float]:
-    """The effective rank of each layer, those of one size in one call."""
-    found: dict[str, float] = {}
-    for size in {gram.shape[-1] for gram in grams.values()}:
-        names = [name for name, gram in grams.items() if gram.shape[-1] == size]
-        stack = torch.stack([grams[name] for name in names])  # (L, ranks, n, n)
-        finite = stack.isfinite().all(-1).all(-1)
-        ranks = rank_of_gram(torch.where(finite[..., None, None], stack, 0.0).flatten(0, 1))
-        ranks = torch.where(finite, ranks.view(finite.shape), math.nan).mean(1)
-        found.update(zip(names, ranks.tolist(), strict=True))
-    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -210,7 +210,7 @@ class GradientTable:
             layers=tuple(
                 self._assemble_layer(layer, gradients, weights, bad) for layer in self.layers
             ),
-            norm=_root_sum(norm for norm in norms if norm is not None),
+            norm=math.hypot(*(norm for norm in norms if norm is not None)),
             nonfinite=sum(bad.values()),
             peak_rms=max(
                 norm / math.sqrt(numel)
@@ -224,31 +224,34 @@ class GradientTable:
     def _assemble_layer(
         self,
         layer: Layer,
-        gradients: dict[int, float | None],
-        weights: dict[int, float | None],
+        gradients: Mapping[int, float | None],
+        weights: Mapping[int, float | None],
         bad: dict[int, int],
     ) -> LayerGradient:
-        judged = self._weights[layer.name]
-        moved = [place for place in judged if gradients[place] is not None]
+        judged, members = self._weights[layer.name], self._members[layer.name]
+        bare = [place for place in members if gradients[place] is None]
+        moved = [place for place in judged if place not in bare] if bare else judged
         return LayerGradient(
             layer=layer,
             grad_rms=self._rms(gradients, moved),
             weight_rms=self._rms(weights, moved or judged),
-            nonfinite=sum(bad.get(place, 0) for place in self._members[layer.name]),
-            bare=tuple(
-                self._names[place]
-                for place in self._members[layer.name]
-                if gradients[place] is None and self._parameters[place].requires_grad
-            ),
+            nonfinite=sum(bad.get(place, 0) for place in members) if bad else 0,
+            bare=tuple(self._names[place] for place in bare if self._wants_gradient(place)),
             is_matrix=layer.name in self._matrix,
         )
 
-    def _rms(self, norms: dict[int, float | None], places: Sequence[int]) -> float:
+    def _wants_gradient(self, place: int) -> bool:
+        return self._parameters[place].requires_grad
+
+    def _rms(self, norms: Mapping[int, float | None], places: Sequence[int]) -> float:
         """The RMS over several parameters, not-a-number where none was read."""
-        if not places or any(norms[place] is None for place in places):
+        if len(places) == 1:  # most layers have one matrix, and there may be hundreds of layers
+            norm = norms[places[0]]
+            return math.nan if norm is None else norm / math.sqrt(self._numel[places[0]])
+        known = [norm for place in places if (norm := norms[place]) is not None]
+        if not places or len(known) < len(places):
             return math.nan
-        count = sum(self._numel[place] for place in places)
-        return _root_sum(norms[place] or 0.0 for place in places) / math.sqrt(count)
+        return math.hypot(*known) / math.sqrt(sum(self._numel[place] for place in places))
 
 
 def _owners(layers: Sequence[Layer]) -> dict[int, str]:
@@ -263,7 +266,3 @@ def _owners(layers: Sequence[Layer]) -> dict[int, str]:
 def _is_readable(parameter: Parameter) -> bool:
     """Whether a parameter can have a gradient that can be read: integers and lazy ones cannot."""
     return not is_lazy(parameter) and (parameter.is_floating_point() or parameter.is_complex())
-
-
-def _root_sum(norms: Iterable[float]) -> float:
-    return math.hypot(*norms)

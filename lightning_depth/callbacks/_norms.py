@@ -17,6 +17,7 @@ from torch import Tensor
 
 __all__ = ["Norms", "exact_norms", "is_doubtful", "local_part"]
 
+_PLAIN = (Tensor, torch.nn.Parameter)
 _SMALLEST_TRUSTED = 1e-18
 """Below it the squares that float32 sums are subnormal and lose their digits."""
 
@@ -25,6 +26,8 @@ def local_part(tensor: Tensor | None) -> Tensor | None:
     """Return what this rank holds of a tensor, as plain real numbers; None where it holds none."""
     if tensor is None:
         return None
+    if type(tensor) in _PLAIN and tensor.layout is torch.strided and not tensor.is_complex():
+        return tensor.detach()
     tensor = tensor.detach()
     if hasattr(tensor, "to_local"):  # DTensor, without paying for its import
         tensor = _without_partial(tensor).to_local()

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from lightning_depth.errors import check_real, invalid
 
-__all__ = ["dead_units", "dormant_units", "gram_matrix", "rank_of_gram", "saturated_share"]
+__all__ = [
+    "dead_units",
+    "dormant_units",
+    "gram_matrix",
+    "rank_of_gram",
+    "sample_features",
+    "saturated_share",
+]
 
 
 def dead_units(maximum: Tensor) -> Tensor:
@@ -100,19 +107,40 @@ def saturated_share(outputs: Tensor, low: float, high: float, margin: float = 0.
     return near.float().mean()
 
 
-def gram_matrix(outputs: Tensor, max_samples: int = 32, max_features: int = 4096) -> Tensor:
-    """Return the inner products between the centered outputs of samples, over their mean square.
-
-    Its trace is the share of the signal that differs between samples, and its spectrum is that of
-    the covariance of the features.
+def sample_features(outputs: Tensor, max_samples: int = 32, max_features: int = 4096) -> Tensor:
+    """Return a copy of a few outputs that stands for all of them.
 
     Shape:
-        ``(N, ...)`` to ``(n, n)`` with ``n = min(N, max_samples)``
+        ``(N, ...)`` to ``(n, d)``
 
     Args:
         outputs: One output a sample.
-        max_samples: Samples that are compared, the first ones.
-        max_features: Features that are compared, spread evenly over the output.
+        max_samples: Samples that are taken, the first ones.
+        max_features: Features that are taken, spread evenly over the output.
+
+    Returns:
+        The copy, in single precision.
+
+    Example:
+        >>> sample_features(torch.zeros(100, 3, 64, 64)).shape
+        torch.Size([32, 4096])
+    """
+    features = outputs[:max_samples].flatten(1)
+    stride = -(-features.shape[1] // max_features) or 1
+    return features[:, ::stride].to(torch.float32, copy=True)
+
+
+def gram_matrix(features: Tensor) -> Tensor:
+    """Return the inner products between the centered outputs of samples, over their mean square.
+
+    The trace is the share of the signal that differs between samples, and the spectrum is that of
+    the covariance of the features.
+
+    Shape:
+        ``(..., n, d)`` to ``(..., n, n)``
+
+    Args:
+        features: One row a sample.
 
     Returns:
         The matrix; its trace lies between 0 (every sample gives the same output) and 1.
@@ -121,11 +149,9 @@ def gram_matrix(outputs: Tensor, max_samples: int = 32, max_features: int = 4096
         >>> gram_matrix(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])).tolist()
         [[0.5, -0.5], [-0.5, 0.5]]
     """
-    features = outputs[:max_samples].flatten(1)
-    features = features[:, :: -(-features.shape[1] // max_features) or 1].float()
-    size = features.square().sum()
-    centered = features - features.mean(dim=0)
-    return centered @ centered.T / size.clamp_min(torch.finfo(torch.float32).tiny)
+    size = features.square().sum(dim=(-2, -1), keepdim=True)
+    centered = features - features.mean(dim=-2, keepdim=True)
+    return centered @ centered.mT / size.clamp_min(torch.finfo(features.dtype).tiny)
 
 
 def rank_of_gram(grams: Tensor) -> Tensor:
