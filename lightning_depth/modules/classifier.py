@@ -108,6 +108,18 @@ class Classifier(LightningModule):
         logits: Tensor = self.network(inputs)
         return logits
 
+    def predict_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return scores and labels of a batch, as callbacks ask for where it holds more than two.
+
+        Args:
+            batch: Inputs, labels, and whatever else.
+
+        Returns:
+            One score per class in float32, which spares the loss the rounding of half precision;
+            the labels.
+        """
+        return self(batch[0]).float(), batch[1]
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, with an L1 penalty in it where one was asked for.
 
@@ -200,8 +212,7 @@ class Classifier(LightningModule):
         return int(length)
 
     def _evaluate(self, batch: Batch, tally: Tally) -> Tensor:
-        inputs, targets = batch[0], batch[1]
-        logits = self(inputs).float()  # bf16 logits would round the loss to three digits
+        logits, targets = self.predict_batch(batch)
         loss = cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
         tally.update(loss, logits, targets)
         return loss

@@ -30,6 +30,7 @@ from torch.optim.lr_scheduler import (
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.functional import accuracy
 
+from lightning_depth.callbacks import TrainingErrorMonitor
 from lightning_depth.data import Digits
 from lightning_depth.errors import ConfigurationError
 from lightning_depth.modules import Classifier, build_optimizer
@@ -105,6 +106,16 @@ def test_training_steps_are_those_of_a_plain_loop() -> None:
     torch.testing.assert_close(logged["train/loss"], torch.stack(losses).mean().detach())
     inputs, targets = samples(NUM_VAL, 1).tensors
     torch.testing.assert_close(logged["val/loss"], cross_entropy(twin(inputs), targets).detach())
+
+
+def test_second_label_of_a_batch_is_left_alone() -> None:
+    with_two = TensorDataset(*samples(NUM_TRAIN).tensors, torch.zeros(NUM_TRAIN))
+    loader, monitor = DataLoader(with_two, 8), TrainingErrorMonitor(predict="predict_batch")
+    model = Classifier(network(), build_optimizer("SGD", lr=0.0))
+    trainer = quiet_trainer(max_epochs=1, callbacks=[monitor])
+    trainer.fit(model, loader, loader)
+    error = float(trainer.callback_metrics["train/error"])
+    assert monitor.history["error"] == pytest.approx([error])
 
 
 def test_label_smoothing_enters_the_loss() -> None:
