@@ -177,6 +177,8 @@ class TrainingErrorMonitor(DepthCallback):
         right = axes.twinx()
         right.plot(table.get("epoch", []), table.get("loss", []), "s--", color="C1", label="loss")
         right.set_ylabel("loss")
+        axes.set_ylim(bottom=0)
+        right.set_ylim(bottom=0)
         figure.legend(loc="outside lower center", ncols=2)
         return figure, axes
 

@@ -4,8 +4,8 @@
 
 An epoch is that of CIFAR-10: 391 steps of batch 128 at 32 pixels, from the median of measured
 steps. Prints a Markdown table: median seconds of a copy and of a restore, the copy's share of an
-epoch, and by how many state dicts seven copies, and then a restore, raise the peak of the memory of
-a new process (files that are mapped count while they are read).
+epoch, by how many state dicts seven copies, and then a restore, raise the peak of the memory of a
+new process (a mapped file counts while it is read), and what is left of the restore afterwards.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ def peak() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def resident() -> int:
+    """Return the bytes that this process has in memory now, mapped files included."""
+    return resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[1])
+
+
 def build() -> tuple[nn.Module, int]:
     """Return a ResNet-18 and the bytes of its parameters and buffers."""
     net = timm.create_model("resnet18", num_classes=10)
@@ -51,19 +56,20 @@ def grown_by(place: Place, folder: str, pipe: Any) -> None:
     best, start = BestWeights(place), peak()
     for number in range(REPEATS):
         best.capture(net, number, Path(folder) / f"best{number}")
-    copied = peak()
+    copied, before = peak(), resident()
     best.apply(net)
-    pipe.send(((copied - start) / size, (peak() - copied) / size))
+    kept = resident() - before
+    pipe.send(((copied - start) / size, (peak() - copied) / size, kept / size))
 
 
-def memory(place: Place) -> tuple[float, float]:
+def memory(place: Place) -> tuple[float, float, float]:
     """Return what ``grown_by`` finds."""
     here, there = multiprocessing.Pipe()
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("spawn")
         process = context.Process(target=grown_by, args=(place, folder, there))
         process.start()
-        grown: tuple[float, float] = here.recv()
+        grown: tuple[float, float, float] = here.recv()
         process.join()
     return grown
 
@@ -95,8 +101,8 @@ def main() -> None:
     net, size = build()
     epoch = STEPS_OF_AN_EPOCH * step_time(net)
     print(f"ResNet-18: {size / 2**20:.1f} MiB; an epoch takes {epoch:.0f} s\n")
-    print("| place | copy, s | share of an epoch | restore, s | memory, copying | restoring |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| place | copy, s | of an epoch | restore, s | memory, copying | restoring | after |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     places: tuple[Place, ...] = ("device", "cpu", "disk")
     for place in places:
         with tempfile.TemporaryDirectory() as folder:
@@ -105,10 +111,10 @@ def main() -> None:
                 path = Path(folder) / f"best{number}"
                 copies.append(seconds(partial(best.capture, net, number, path)))
             restores = [seconds(partial(best.apply, net)) for _ in range(REPEATS)]
-        copying, restoring = memory(place)
+        copying, restoring, after = memory(place)
         print(
             f"| {place} | {median(copies):.3f} | {median(copies) / epoch:.3%} | "
-            f"{median(restores):.3f} | {copying:.2f} state dicts | {restoring:.2f} |"
+            f"{median(restores):.3f} | {copying:.2f} state dicts | {restoring:.2f} | {after:.2f} |"
         )
 
 

@@ -126,3 +126,14 @@ def test_copy_is_no_view() -> None:
             parameter.add_(1.0)
     stopping.load_best_weights(module)
     assert differing(module, before) == []
+
+
+def test_restoring_from_disk_keeps_nothing_in_memory(tmp_path: Path) -> None:
+    module = ScriptedModule()
+    stopping = EarlyStopping("val_loss", restore_best_weights="disk")
+    fit(module, stopping, max_epochs=20, default_root_dir=tmp_path)
+    assert stopping._weights is not None
+    assert stopping._weights.best.tensors is None
+    maps = Path("/proc/self/maps")  # only Linux has it
+    assert not maps.exists() or str(tmp_path) not in maps.read_text()
+    assert [file.suffix for file in (tmp_path / "best_weights").iterdir()] == [".pt"]
