@@ -44,7 +44,7 @@ def build(case: str, data: pl.LightningDataModule) -> nn.Module:
     shape: tuple[int, ...] = data.input_shape  # type: ignore[attr-defined] # the package's own
     if case == "mnist-residual":
         net = build_convnet("residual", depth=14, width=8, num_classes=10, in_channels=1)
-        return nn.Sequential(OrderedDict(half=nn.AvgPool2d(2), net=net))  # 14 x 14 pixels
+        return nn.Sequential(OrderedDict(shrink=nn.AvgPool2d(2), net=net))  # 14 x 14 pixels
     features = int(torch.Size(shape).numel())
     options = {"norm": "batchnorm"}
     return build_mlp("plain", 6, 128, features, num_classes=10, block_options=options)

@@ -620,3 +620,24 @@ def test_the_summary_says_which_way_it_goes() -> None:
 def rows_of_last(probe: LayerSeparabilityProbe, column: str) -> list[float]:
     values: list[float] = probe.history[column][-5:]
     return values
+
+
+class Pictures(IterableDataset[Any]):
+    """Pictures of several sizes, those of a batch alike."""
+
+    def __iter__(self) -> Any:
+        generator = torch.Generator().manual_seed(0)
+        for size in (8, 12, 10):
+            y = torch.arange(20) % 4
+            x = torch.randn(20, 1, size, size, generator=generator) + y[:, None, None, None]
+            yield x, y
+
+
+@pytest.mark.parametrize("max_samples", [2000, None], ids=["sample", "streaming"])
+def test_pictures_of_several_sizes_have_no_input_layer(max_samples: int | None) -> None:
+    probe = LayerSeparabilityProbe(max_samples=max_samples)
+    data = DataLoader(Pictures(), batch_size=None)
+    trainer(probe).validate(Segmenter(), data, verbose=False)
+    assert probe.history["layer"] == ["net.0", "net.1", "net.2"]
+    assert probe.history["depth"] == [1, 2, 3]
+    assert set(probe.history["num_samples"]) == {60}

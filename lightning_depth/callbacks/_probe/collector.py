@@ -121,6 +121,7 @@ class Collector:
         self._seen = 0
         self._arrival: _Arrival | None = None
         self._done: set[str] = set()
+        self.dropped: set[str] = set()
         self._channels_last: dict[str, bool] = {}
         self._projections: dict[int, Projection] = {}
         watched = {id(layer.module) for layer in layers}
@@ -154,7 +155,9 @@ class Collector:
             self.reason = str(error)
             return
         if found.inputs is not None and found.inputs.is_floating_point():
-            self._take(INPUT, found.inputs, "flatten", channels_last=False)
+            grid = found.labels.shape[1:]
+            last = len(grid) > 0 and found.inputs.shape[1 : 1 + len(grid)] == grid
+            self._take(INPUT, found.inputs, "flatten", channels_last=last)
 
     def end(self) -> None:
         """Forget the batch."""
@@ -220,7 +223,7 @@ class Collector:
     @torch.no_grad()
     def _take(self, name: str, features: Tensor, pool: Pool, *, channels_last: bool) -> None:
         arrival = self._arrival
-        if arrival is None:
+        if arrival is None or name in self.dropped:
             return
         self._done.add(name)
         rows = arrival.rows
@@ -230,12 +233,22 @@ class Collector:
         if not len(rows.samples):
             return
         found, how = pool_rows(features, rows, pool, channels_last=channels_last)
+        if name in self.infos and self.infos[name].width != found.shape[1]:
+            self._drop(name)  # pictures or sequences of several sizes cannot be compared
+            return
         found = self._project(name, found, how)
         if arrival.cells is not None and self.moments is not None:
             self.moments.put(name, found, arrival.cells)
             found = found[arrival.plan.rows.to(found.device)]
         if len(arrival.plan.slots):
             self.store.put(name, found, arrival.plan.slots)
+
+    def _drop(self, name: str) -> None:
+        self.dropped.add(name)
+        del self.infos[name]
+        self.store.forget(name)
+        if self.moments is not None:
+            self.moments.layers.pop(name, None)
 
     def _project(self, name: str, found: Tensor, how: str) -> Tensor:
         width = found.shape[1]

@@ -60,6 +60,8 @@ def finish_pass(collector: Collector, world_size: int, device: torch.device) -> 
         counts.update(about["counts"])
         infos = {**about["infos"], **infos}
     infos = {name: infos[name] for name in max((a["infos"] for a in everyone), key=len)} | infos
+    dropped = {name for about in everyone for name in about["dropped"]}
+    infos = {name: info for name, info in infos.items() if name not in dropped}
     index, samples, owner = _choose(everyone, counts, collector.store.capacity)
     own = index[owner == mine["rank"]]
     finished = FinishedPass(samples, {}, {}, {}, {}, [], dict(counts), _first_reason(everyone))
@@ -88,6 +90,7 @@ def _about(collector: Collector) -> dict[str, Any]:
         "counts": collector.store.counts,
         "infos": {name: (info, widths[name]) for name, info in collector.infos.items()},
         "cells": list(collector.moments.cells) if collector.moments is not None else [],
+        "dropped": sorted(collector.dropped),
         "reason": collector.reason,
     }
 

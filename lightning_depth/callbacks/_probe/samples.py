@@ -114,6 +114,11 @@ class SampleStore:
         """The layers that were measured and how wide they are."""
         return {name: buffer.shape[1] for name, buffer in self._buffers.items()}
 
+    def forget(self, layer: str) -> None:
+        """Keep nothing of a layer."""
+        self._buffers.pop(layer, None)
+        self._filled.pop(layer, None)
+
     def _write(self, slots: Tensor, samples: Samples) -> None:
         grow = int(slots.max()) + 1 - len(self._samples.labels) if len(slots) else 0
         if grow > 0:
