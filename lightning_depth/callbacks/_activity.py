@@ -17,7 +17,7 @@ from lightning_depth.callbacks._sites import Activation, describe_module, descri
 from lightning_depth.functional.activations import sample_features, saturated_share
 from lightning_depth.layers import Layer
 
-__all__ = ["Activity", "Recorder"]
+__all__ = ["Activity", "Recorder", "first_tensor"]
 
 Parts = dict[str, list[Tensor]]
 
@@ -125,7 +125,7 @@ class Recorder:
 
     @torch.no_grad()
     def _leave(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        tensor = _first_tensor(output)
+        tensor = first_tensor(output)
         if tensor is None or not tensor.is_floating_point() or tensor.numel() == 0:
             return
         activity, tensor = self._activity, tensor.detach()
@@ -137,7 +137,7 @@ class Recorder:
             activity.features[name] = tensor.numel() // len(tensor)
 
     def _feed(self, module: nn.Module, args: Any) -> None:
-        tensor = _first_tensor(args)
+        tensor = first_tensor(args)
         origin = describe_origin(tensor) if tensor is not None else None
         if tensor is not None and origin is not None and self._last is not None:
             self._record(self._last, origin[0], tensor, origin[1])
@@ -171,7 +171,7 @@ class Recorder:
             self._activity.saturated[place].append(share)
 
 
-def _first_tensor(value: Any) -> Tensor | None:
+def first_tensor(value: Any) -> Tensor | None:
     """The first tensor in what a module takes or returns, however it is wrapped."""
     if isinstance(value, Tensor):
         return value
@@ -180,4 +180,4 @@ def _first_tensor(value: Any) -> Tensor | None:
         parts = iter(value.values())
     elif isinstance(value, (tuple, list)):
         parts = iter(value)
-    return next((found for part in parts if (found := _first_tensor(part)) is not None), None)
+    return next((found for part in parts if (found := first_tensor(part)) is not None), None)

@@ -48,6 +48,8 @@ class Flow:
     """Median gradient of the blocks over the largest gradient of any parameter."""
     layers: tuple[LayerGradient, ...]
     """The layers in the trend."""
+    subject: str
+    """What the trend is of, in words."""
 
     @property
     def decades(self) -> float:
@@ -61,9 +63,15 @@ class Flow:
 
 
 def read_flow(reading: Reading) -> Flow:
-    """Return the trend of a reading over the depth of the network."""
+    """Return the trend of a reading over the depth of the network.
+
+    It is that of the gradients of the outputs where they were measured, and of the ratio of
+    gradient to weight otherwise.
+    """
     layers = _layers_of_trend(reading.layers)
-    ratios = [layer.grad_to_weight for layer in layers]
+    outputs = [layer.output_rms for layer in layers]
+    measured = sum(map(math.isfinite, outputs)) >= _FEWEST
+    ratios = outputs if measured else [layer.grad_to_weight for layer in layers]
     trend = gradient_flow([float(layer.layer.depth) for layer in layers], ratios)
     return Flow(
         reading=reading,
@@ -71,6 +79,7 @@ def read_flow(reading: Reading) -> Flow:
         ends=_fall_between_ends(ratios),
         level=_median([layer.grad_rms for layer in layers]) / (reading.peak_rms or math.nan),
         layers=tuple(layers),
+        subject="taken at the layers' outputs" if measured else "held against the weights",
     )
 
 
@@ -199,7 +208,7 @@ def _vanishing(flow: Flow) -> Finding:
         tuple(layer.layer.name for layer in weak or flow.layers[:1]),
         flow.decades,
         VANISHING_DECADES,
-        f"The gradient, held against the weights, falls {_fold(10**flow.decades)} from the last "
+        f"The gradient, {flow.subject}, falls {_fold(10**flow.decades)} from the last "
         f"layer to the first, {flow.trend.shrink_per_layer:.3g}-fold with every layer (95 % "
         f"interval {flow.trend.low:.3g} to {flow.trend.high:.3g}).",
         "Add residual connections or normalisation, use ReLU-like activations with He "
@@ -217,7 +226,7 @@ def _exploding_toward_input(flow: Flow) -> Finding:
         tuple(layer.layer.name for layer in strong or flow.layers[:1]),
         -flow.decades,
         EXPLODING_DECADES,
-        f"The gradient, held against the weights, grows {_fold(10**-flow.decades)} from the last "
+        f"The gradient, {flow.subject}, grows {_fold(10**-flow.decades)} from the last "
         f"layer to the first, {growth:.3g}-fold with every layer (95 % interval "
         f"{1 / flow.trend.high:.3g} to {1 / flow.trend.low:.3g}).",
         "Add residual connections, lower the gain of the initialisation, or take fewer layers; "

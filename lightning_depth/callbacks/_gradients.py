@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class LayerGradient:
     """Names of the parameters that want a gradient and got none."""
     is_matrix: bool
     """Whether the layer has weights of two dimensions or more, which set it in the trend."""
+    output_rms: float = math.nan
+    """RMS of the gradient with respect to the layer's output, where that is measured."""
 
     @property
     def grad_to_weight(self) -> float:
@@ -101,6 +103,7 @@ class GradientTable:
         self._group = sharding.group
         self._device = device
         self._source = source
+        self._last_weights: dict[int, float | None] = {}
 
     @property
     def is_sharded(self) -> bool:
@@ -130,6 +133,7 @@ class GradientTable:
         earlier: Norms | None = None,
         *,
         unscale: bool = False,
+        reuse_weights: bool = False,
     ) -> Reading | None:
         """Return gradients and weights as they are now.
 
@@ -137,13 +141,15 @@ class GradientTable:
             scale: Loss scale of a GradScaler, on its device.
             earlier: Norms of an earlier step, to be brought along in the same copy.
             unscale: Whether the gradients still carry the loss scale.
+            reuse_weights: Whether the norms of the weights are those of the last reading.
 
         Returns:
             None where no parameter has a gradient on any rank.
         """
-        gradients, weights = self.gradients(), self.weights()
+        reuse = reuse_weights and bool(self._last_weights)
+        gradients, weights = self.gradients(), [] if reuse else self.weights()
         queued = self.queue_gradients(gradients)
-        weight_slots = queued.absorb(self.queue_weights(weights))
+        weight_slots = queued.absorb(Norms(self._device) if reuse else self.queue_weights(weights))
         scale_slots = queued.absorb(self._queue([scale], [1.0 / self._ranks()]))
         earlier_slots = queued.absorb(earlier) if earlier is not None else range(0)
         values = queued.read(self._group)
@@ -151,15 +157,52 @@ class GradientTable:
         if all(norm is None for norm in norms[: weight_slots.start]):
             return None
         bad = self._repeat([*gradients, *weights], norms)
+        if not reuse:
+            self._last_weights = dict(zip(self._watched, norms[weight_slots.start :], strict=True))
         loss_scale = values[scale_slots.start] or 1.0
         factor = 1.0 / loss_scale if unscale else 1.0
         return self._assemble(
             [norm and norm * factor for norm in norms[: weight_slots.start]],
-            dict(zip(self._watched, norms[weight_slots.start :], strict=True)),
+            self._last_weights,
             bad,
             loss_scale,
             tuple(values[slot] for slot in earlier_slots),
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the numbers of all layers are joined."""
+        return self._device
+
+    def with_outputs(
+        self,
+        reading: Reading,
+        names: Sequence[str],
+        norms: Sequence[float | None],
+        numels: Mapping[str, int],
+    ) -> Reading:
+        """Return a reading with the gradients of the layers' outputs.
+
+        They still carry the loss scale, and belong to the loss of this rank, of which the whole
+        loss takes its share.
+
+        Args:
+            reading: What was read of the parameters.
+            names: The layers whose outputs were watched.
+            norms: Norm of the gradient of each.
+            numels: How many elements this rank's norm goes over.
+        """
+        ranks = self._ranks()
+        rms = {
+            name: norm / math.sqrt(numels[name] * ranks) / (reading.loss_scale * ranks)
+            for name, norm in zip(names, norms, strict=True)
+            if norm is not None and numels.get(name)
+        }
+        layers = tuple(
+            replace(layer, output_rms=rms.get(layer.layer.name, math.nan))
+            for layer in reading.layers
+        )
+        return replace(reading, layers=layers)
 
     def read_queued(self, queued: Norms) -> list[float | None]:
         """Return norms that were queued, in a copy of their own."""
@@ -200,7 +243,7 @@ class GradientTable:
     def _assemble(
         self,
         norms: Sequence[float | None],
-        weights: dict[int, float | None],
+        weights: Mapping[int, float | None],
         bad: dict[int, int],
         loss_scale: float,
         earlier: tuple[float | None, ...],

@@ -107,6 +107,10 @@ class Norms:
         self._shares += shares if shares is not None else [1.0] * len(tensors)
         return range(first, self._size)
 
+    def __len__(self) -> int:
+        """Return how many slots were added."""
+        return self._size
+
     def absorb(self, other: Norms) -> range:
         """Queue what another collection holds, so that both are read in one copy."""
         first = self._size

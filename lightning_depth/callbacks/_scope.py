@@ -14,9 +14,15 @@ from torch.optim import Optimizer
 from lightning_depth.callbacks._clipping import Clipping, norm_after
 from lightning_depth.callbacks._flow import Flow, read_flow
 from lightning_depth.callbacks._gradients import GradientTable
+from lightning_depth.callbacks._norms import Norms
+from lightning_depth.callbacks._output_gradients import OutputGradients
 from lightning_depth.callbacks._updates import StepWatcher
 
 __all__ = ["Counts", "Record", "Scope"]
+
+
+_WEIGHTS_EVERY = 10
+"""Measurements from one reading of the weights to the next, where their change is not measured."""
 
 
 @dataclass
@@ -68,6 +74,7 @@ class Record:
             "weight_rms": tuple(layer.weight_rms for layer in layers),
             "grad_to_weight": tuple(layer.grad_to_weight for layer in layers),
             "update_to_weight": self.updates,
+            "output_grad_rms": tuple(layer.output_rms for layer in layers),
             "nonfinite": tuple(layer.nonfinite for layer in layers),
         }
 
@@ -103,6 +110,7 @@ class Scope:
         clipping: What happens to the gradient after it is read.
         limit: ``gradient_clip_val`` of the Trainer.
         scaler: GradScaler of the run, if there is one.
+        outputs: Records the gradients of the layers' outputs, if they are asked for.
     """
 
     place: int
@@ -112,6 +120,7 @@ class Scope:
     clipping: Clipping = Clipping.NONE
     limit: float | None = None
     scaler: Any = None
+    outputs: OutputGradients | None = None
     record: Record | None = field(default=None, init=False)
 
     @property
@@ -127,15 +136,26 @@ class Scope:
         Returns:
             The new record, and the last one if it was incomplete; None where there is no gradient.
         """
+        earlier = self.watcher.take() or Norms(self.table.device)
+        start, numels = len(earlier), {}
+        if self.outputs is not None:
+            norms, numels = self.outputs.take(self.table.device)
+            earlier.absorb(norms)
         reading = self.table.read(
             getattr(self.scaler, "_scale", None),
-            self.watcher.take(),
+            earlier,
             unscale=self.scaler is not None
             and bool(getattr(optimizer, "_step_supports_amp_scaling", False)),
+            reuse_weights=not self.watcher.measures_updates
+            and self.counts.measured % _WEIGHTS_EVERY != 0,
         )
         if reading is None:
             return None
-        completed = self.complete(reading.earlier)
+        completed = self.complete(reading.earlier[:start])
+        if self.outputs is not None:
+            reading = self.table.with_outputs(
+                reading, self.outputs.names, reading.earlier[start:], numels
+            )
         skipped = self.scaler is not None and not math.isfinite(reading.norm)
         self.counts.measured += 1
         self.counts.skipped += skipped

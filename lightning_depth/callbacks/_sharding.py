@@ -37,12 +37,16 @@ class Sharding:
         return partitioned or self.shapes.get(id(parameter), parameter.shape)
 
 
-def read_sharding(model: nn.Module, parameters: Iterable[Parameter]) -> Sharding:
+def read_sharding(
+    model: nn.Module, parameters: Iterable[Parameter], *, always: bool = False
+) -> Sharding:
     """Return how a model's parameters are spread over ranks.
 
     Args:
         model: The model as the strategy wrapped it.
         parameters: The parameters that will be measured.
+        always: Whether ranks are summed even where each holds every parameter, because something
+            is measured beside them that differs between ranks.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return Sharding()
@@ -50,7 +54,7 @@ def read_sharding(model: nn.Module, parameters: Iterable[Parameter]) -> Sharding
     parameters = list(parameters)
     flat = _flat_handles(model)
     split = [parameter for parameter in parameters if hasattr(parameter, "device_mesh")]
-    if not flat and not split:
+    if not flat and not split and not (always and world > 1):
         return Sharding()
     shares = {id(parameter): 1 / world for parameter in parameters}
     shares.update((id(parameter), _share_of_split(parameter, world)) for parameter in split)

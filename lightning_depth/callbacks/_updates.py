@@ -42,6 +42,11 @@ class StepWatcher:
         self._queued: Norms | None = None
         self._num_updates = 0
 
+    @property
+    def measures_updates(self) -> bool:
+        """Whether the change of the weights is measured."""
+        return self._updates
+
     def watch(self, optimizer: Optimizer, *, clipped: bool) -> None:
         """Measure the step that is about to happen.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
@@ -23,13 +23,14 @@ from lightning_depth.callbacks._gradients import GradientTable
 from lightning_depth.callbacks._heatmap import draw_heatmap
 from lightning_depth.callbacks._history import History
 from lightning_depth.callbacks._order import ExecutionOrder
+from lightning_depth.callbacks._output_gradients import OutputGradients
 from lightning_depth.callbacks._pace import next_due, step_of, steps_between, writes_row
 from lightning_depth.callbacks._scope import Counts, Record, Scope
 from lightning_depth.callbacks._sharding import read_sharding
 from lightning_depth.callbacks._sources import HIDDEN, Source, choose_source
 from lightning_depth.callbacks._streaks import Streaks
 from lightning_depth.callbacks._updates import StepWatcher
-from lightning_depth.errors import check_count
+from lightning_depth.errors import check_choice, check_count
 from lightning_depth.findings import Finding, FindingKind, Severity
 from lightning_depth.layers import Granularity, Layer, select_layers
 
@@ -39,7 +40,13 @@ if TYPE_CHECKING:
 
 __all__ = ["GradientFlowMonitor"]
 
-_LAYER_COLUMNS = ("grad_rms", "weight_rms", "grad_to_weight", "update_to_weight")
+_LAYER_COLUMNS = (
+    "grad_rms",
+    "weight_rms",
+    "grad_to_weight",
+    "update_to_weight",
+    "output_grad_rms",
+)
 _TOTAL_COLUMNS = (
     "norm",
     "clipped_norm",
@@ -60,7 +67,12 @@ _CERTAIN_AT_START = (FindingKind.EXPLODING,)
 """What the first measurement of a run says of the initialisation; a few steps may hide it."""
 _DESTRUCTIVE = (FindingKind.EXPLODING, FindingKind.NON_FINITE)
 """They leave networks behind that pass no gradient; that they do so is no news."""
-_FORGOTTEN: dict[str, Any] = {"_layers": None, "_order": None, "_source": None}
+_FORGOTTEN: dict[str, Any] = {
+    "_layers": None,
+    "_order": None,
+    "_outputs": None,
+    "_source": None,
+}
 
 
 class GradientFlowMonitor(DepthCallback):
@@ -89,6 +101,10 @@ class GradientFlowMonitor(DepthCallback):
             raises an error, a callable is handed the finding.
         log_layers: Whether the ratio of every layer is logged beside the totals.
         update_ratio: Whether the change of the weights is measured, which keeps one copy of them.
+            Without it the weights themselves are read at every tenth measurement only.
+        signal: "weights" judges the gradient of the weights over the weights; "activations" also
+            measures the gradient of the loss with respect to each layer's output, by hooks at
+            measured steps, and judges that.
         prefix: First part of every logged key.
 
     Example:
@@ -108,6 +124,7 @@ class GradientFlowMonitor(DepthCallback):
         log_layers: bool = False,
         *,
         update_ratio: bool = True,
+        signal: Literal["weights", "activations"] = "weights",
         prefix: str = "grad_flow",
     ) -> None:
         super().__init__(prefix, on_finding, History(_LAYER_COLUMNS))
@@ -120,6 +137,7 @@ class GradientFlowMonitor(DepthCallback):
         self.patience = check_count("patience", patience)
         self.log_layers = log_layers
         self.update_ratio = update_ratio
+        self.signal = check_choice("signal", signal, ("weights", "activations"))
         self._totals = History(_TOTAL_COLUMNS)
         self._streaks = Streaks(patience)
         self._counts: dict[int, Counts] = {}
@@ -130,6 +148,7 @@ class GradientFlowMonitor(DepthCallback):
         self._due: dict[int, int] = {}
         self._layers: list[Layer] | None = None
         self._order: ExecutionOrder | None = None
+        self._outputs: OutputGradients | None = None
         self._scopes: dict[int, Scope] = {}
         self._source: Source | None = None
         self._missed = 0
@@ -170,6 +189,8 @@ class GradientFlowMonitor(DepthCallback):
         """Choose the layers, so that a pattern that matches nothing is told before training."""
         super().on_fit_start(trainer, pl_module)
         self._layers = select_layers(pl_module, self.granularity, self.include, self.exclude)
+        if self.signal == "activations":
+            self._outputs = OutputGradients(self._layers)
         source = choose_source(trainer)
         self._source = source if isinstance(source, Source) else None
         if isinstance(source, str):
@@ -180,6 +201,14 @@ class GradientFlowMonitor(DepthCallback):
         super().on_train_start(trainer, pl_module)
         if self._layers is not None and self._source is not None:
             self._order = ExecutionOrder(pl_module, self._layers)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Watch the outputs of the layers, at steps that are due and where that is asked for."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if self._outputs is not None and step_of(trainer) >= min(self._due.values(), default=0):
+            self._outputs.attach()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -201,6 +230,8 @@ class GradientFlowMonitor(DepthCallback):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         while self._watched:
             self._watched.pop().release()
+            if self._outputs is not None:
+                self._outputs.release()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read what the last measured steps changed, while every rank is here to take part."""
@@ -258,7 +289,9 @@ class GradientFlowMonitor(DepthCallback):
             pl_module,
             self._layers or [],
             parameters,
-            read_sharding(trainer.strategy.model or pl_module, parameters),
+            read_sharding(
+                trainer.strategy.model or pl_module, parameters, always=self._outputs is not None
+            ),
             trainer.strategy.root_device,
             source,
         )
@@ -270,6 +303,7 @@ class GradientFlowMonitor(DepthCallback):
             clipping=read_clipping(trainer, pl_module),
             limit=trainer.gradient_clip_val,
             scaler=getattr(trainer.precision_plugin, "scaler", None),
+            outputs=self._outputs,
         )
         return scope
 
@@ -337,6 +371,8 @@ class GradientFlowMonitor(DepthCallback):
         self._finish_records()
         if self._order is not None:
             self._order.release()
+        if self._outputs is not None:
+            self._outputs.release()
         for scope in self._scopes.values():
             scope.watcher.release()
         self._start_watching()

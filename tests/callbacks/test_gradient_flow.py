@@ -274,3 +274,32 @@ def test_plot_shows_depth_and_step() -> None:
     _, axes = monitor.plot()
     assert [text.get_text() for text in axes.get_yticklabels()] == list(BLOCKS)
     assert axes.collections[0].get_array().shape == (6, 4)
+
+
+def test_gradients_of_outputs_equal_autograd() -> None:
+    monitor = GradientFlowMonitor(every_n_steps=1, signal="activations")
+    module = Toy(batches=1)
+    ((x, y),) = make_batches(1)
+    outputs = [x]
+    net = make_net()
+    for part in net:
+        outputs.append(part(outputs[-1]))
+        outputs[-1].retain_grad()
+    nn.functional.cross_entropy(outputs[-1], y).backward()
+    fit(module, monitor)
+    wanted = [output.grad.square().mean().sqrt().item() for output in outputs[1:]]  # type: ignore[union-attr]
+    assert monitor.history["output_grad_rms"] == pytest.approx(wanted, rel=1e-5)
+    assert not any(part._forward_hooks for part in module.modules())
+
+
+def test_gradients_of_outputs_survive_activations_in_place() -> None:
+    net = make_net(activation=lambda: nn.ReLU(inplace=True))
+    monitor = GradientFlowMonitor(every_n_steps=2, patience=1, signal="activations")
+    fit(Toy(net, batches=6), monitor)
+    assert all(value > 0 for value in monitor.history["output_grad_rms"])
+
+
+def test_signal_is_checked() -> None:
+    message = r"^`signal` must be one of 'weights', 'activations', but got 'weight'\."
+    with pytest.raises(ConfigurationError, match=message):
+        GradientFlowMonitor(signal="weight")  # type: ignore[arg-type]

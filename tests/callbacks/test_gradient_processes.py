@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import pytest
@@ -52,9 +52,15 @@ class Leave(Checkpoint):
         torch.distributed.destroy_process_group()
 
 
-def run(module: pl.LightningModule, folder: Path, strategy: Any, **options: Any) -> dict[str, Any]:
+def run(
+    module: pl.LightningModule,
+    folder: Path,
+    strategy: Any,
+    signal: Literal["weights", "activations"] = "weights",
+    **options: Any,
+) -> dict[str, Any]:
     """Fit in two processes, and return what both of them know."""
-    monitor = GradientFlowMonitor(every_n_steps=1, on_finding="log")
+    monitor = GradientFlowMonitor(every_n_steps=1, on_finding="log", signal=signal)
     fit(
         module,
         monitor,
@@ -77,6 +83,15 @@ def windows(count: int = 4) -> list[list[Any]]:
 def test_ddp(tmp_path: Path) -> None:
     seen = run(Toy(), tmp_path, "ddp_fork")
     compare(seen["history"], seen["totals"], list(reference(make_net(), windows())))
+
+
+def test_gradients_of_outputs_under_ddp(tmp_path: Path) -> None:
+    alone = GradientFlowMonitor(every_n_steps=1, signal="activations")
+    fit(Toy(), alone)
+    seen = run(Toy(), tmp_path, "ddp_fork", signal="activations")
+    wanted = alone.history["output_grad_rms"]
+    assert seen["history"]["output_grad_rms"] == pytest.approx(wanted, rel=1e-5)
+    assert seen["totals"]["norm"] == pytest.approx(alone.totals["norm"], rel=1e-5)
 
 
 def test_ddp_with_accumulation_and_a_short_last_window(tmp_path: Path) -> None:

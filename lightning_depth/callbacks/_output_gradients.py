@@ -1,0 +1,83 @@
+"""The gradient of the loss with respect to the outputs of layers, at measured steps.
+
+Tensor hooks on outputs see it without the copies of full backward hooks, which fail where the
+next operation works in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_depth.callbacks._activity import first_tensor
+from lightning_depth.callbacks._norms import Norms
+from lightning_depth.layers import Layer
+
+__all__ = ["OutputGradients"]
+
+
+class OutputGradients:
+    """Hooks on the outputs of layers, from ``attach`` until ``take`` or ``release``.
+
+    Args:
+        layers: The layers that are watched.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._layers = layers
+        self._handles: list[RemovableHandle] = []
+        self._norms: dict[str, list[Tensor]] = {}
+        self._numels: dict[str, int] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The layers, in the order of their slots."""
+        return [layer.name for layer in self._layers]
+
+    def attach(self) -> None:
+        """Begin to record; what an earlier micro-batch of the same step left is kept."""
+        if not self._handles:
+            self._handles = [
+                layer.module.register_forward_hook(partial(self._mark, layer.name))
+                for layer in self._layers
+            ]
+
+    def release(self) -> None:
+        """Take the hooks off the layers, and forget what was recorded."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._norms, self._numels = {}, {}
+
+    def take(self, device: torch.device) -> tuple[Norms, dict[str, int]]:
+        """Return the norms on their way to the host, a slot a layer, and the elements of each.
+
+        A layer that ran several times in a step has one norm over all of its runs.
+
+        Args:
+            device: Where the norms are joined.
+        """
+        norms = Norms(device)
+        norms.add([self._joined(layer.name) for layer in self._layers])
+        numels = dict(self._numels)
+        self.release()
+        return norms, numels
+
+    def _joined(self, name: str) -> Tensor | None:
+        parts = self._norms.get(name)
+        return torch.stack(parts) if parts else None
+
+    def _mark(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        tensor = first_tensor(output)
+        if tensor is not None and tensor.requires_grad:
+            tensor.register_hook(partial(self._note, name))
+
+    def _note(self, name: str, gradient: Tensor) -> None:
+        norm = torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32)
+        self._norms.setdefault(name, []).append(norm)
+        self._numels[name] = self._numels.get(name, 0) + gradient.numel()
