@@ -52,8 +52,8 @@ class TrainingShare:
 
     Example:
         >>> loader = DataLoader(torch.arange(10.0), batch_size=4, shuffle=True)
-        >>> [batch.tolist() for batch, _ in TrainingShare(loader, max_samples=5)]
-        [[0.0, 1.0, 2.0, 4.0], [7.0]]
+        >>> [len(batch) for batch, _ in TrainingShare(loader, max_samples=5)]
+        [4, 1]
     """
 
     def __init__(
