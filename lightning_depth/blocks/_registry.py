@@ -80,6 +80,29 @@ class BlockFactory:
         with torch.device("meta"):
             return getattr(self(width, width, 1), name, default)
 
+    def try_out(self, width: int) -> None:
+        """Run a block of another package once, so that what is wrong with it shows at assembly.
+
+        Raises:
+            ConfigurationError: The block fails, or returns other channels than it says.
+        """
+        if self.build.__module__.startswith(f"{__package__.partition('.')[0]}."):
+            return
+        shape = (2, width, 8, 8) if self.dims else (2, width)
+        with torch.random.fork_rng([]), torch.device("cpu"), torch.no_grad():
+            block = self(width, width, 1)
+            try:
+                channels = block(torch.zeros(shape)).shape[1]
+            except Exception as error:
+                raise ConfigurationError(
+                    f"Block {self.name!r} fails on an input of shape {shape}: {error}"
+                ) from error
+        if channels != block.out_channels:
+            raise ConfigurationError(
+                f"Block {self.name!r} says `out_channels` (={block.out_channels}), but returns "
+                f"{channels} channels."
+            )
+
 
 def register_block(name: str) -> Callable[[Builder], Builder]:
     """Register a class or function as a block that can be asked for by name.

@@ -66,6 +66,7 @@ def build_convnet(
     check_count("width", width)
     check_count("num_classes", num_classes, minimum=0)
     factory = as_factory(block, 2, block_options)
+    factory.try_out(width)
     plan = _plan_dense if factory.trait("grows", False) else _plan_even
     stem_width, stages, factory = plan(factory, depth, width, stem_width)
     return assemble(
@@ -156,6 +157,7 @@ def build_mlp(
     check_count("num_classes", num_classes, minimum=0)
     check_count("hidden_layers", hidden_layers)
     factory = as_factory(block, 0, block_options)
+    factory.try_out(width)
     if factory.trait("grows", False):
         factory = factory.with_options(growth_rate=width)
         grown = [hidden_layers * width] if hidden_layers > 1 else []

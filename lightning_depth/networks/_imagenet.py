@@ -70,6 +70,7 @@ def build_imagenet(
     else:
         expansion = factory.measure("expansion", width or 64, 1)
         width = check_count("width", 64 * expansion if width is None else width)
+        factory.try_out(width)
         stem_width = check_divisible("width", width, "expansion", expansion)
         stages = _plan(factory, depth, width)
     return assemble(

@@ -50,6 +50,34 @@ def test_a_registered_block_builds_a_network() -> None:
     assert network(torch.randn(2, 3, 8, 8)).shape == (2, 3)
 
 
+class BoastfulBlock(ForeignBlock):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, :1]
+
+
+class BrokenBlock(ForeignBlock):
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("no kernel")
+
+
+def test_a_block_that_returns_other_channels_is_named_at_assembly() -> None:
+    with refuses("Block 'BoastfulBlock' says `out_channels` (=4), but returns 1 channels."):
+        build_convnet(BoastfulBlock, depth=8, width=4, num_classes=3)
+
+
+def test_a_block_that_fails_is_named_at_assembly() -> None:
+    with refuses("Block 'BrokenBlock' fails on an input of shape (2, 4, 8, 8): no kernel"):
+        build_convnet(BrokenBlock, depth=8, width=4, num_classes=3)
+
+
+def test_trying_out_a_block_draws_no_random_number() -> None:
+    state = torch.get_rng_state()
+    block_factory("plain").try_out(4)
+    register_block("foreign")(ForeignBlock)
+    block_factory("foreign").try_out(4)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_a_taken_name_is_refused() -> None:
     with refuses("Block 'plain' is registered already, as PlainBlock."):
         register_block("plain")(ForeignBlock)

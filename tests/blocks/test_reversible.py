@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -153,6 +154,41 @@ def test_capturing_a_graph_runs_the_plain_forward(capture: str) -> None:
             warnings.simplefilter("ignore")  # torch deprecates TorchScript
             captured = torch.jit.script(sequence)
     torch.testing.assert_close(captured(x), stored(sequence, x))
+
+
+def _train_one_step(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(str(folder / "store"), 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    sequence = unnormalised()
+    parallel = nn.parallel.DistributedDataParallel(sequence)
+    parallel(halves()[rank]).square().mean().backward()
+    torch.save([p.grad for p in sequence.parameters()], folder / f"gradients{rank}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def unnormalised() -> ReversibleSequence:
+    torch.manual_seed(0)
+    blocks = (ReversibleBlock(8, 8, norm=None, activation="tanh").double() for _ in "123")
+    return ReversibleSequence(*blocks)
+
+
+def halves() -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(4, 8, 6, 6, dtype=torch.float64, generator=generator).chunk(2)
+
+
+def test_two_processes_reach_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    torch.multiprocessing.start_processes(
+        _train_one_step, args=(tmp_path,), nprocs=2, start_method="fork"
+    )
+    expected = unnormalised()
+    stored(expected, torch.cat(halves())).square().mean().backward()
+    for rank in range(2):
+        gradients = torch.load(tmp_path / f"gradients{rank}.pt", weights_only=True)
+        for ours, parameter in zip(gradients, expected.parameters(), strict=True):
+            torch.testing.assert_close(ours, parameter.grad, rtol=1e-10, atol=1e-12)
 
 
 class Noisy(nn.Module):

@@ -18,6 +18,7 @@ from torch import nn
 
 from lightning_depth.errors import ConfigurationError
 from lightning_depth.networks import _key_maps, build_convnet, build_imagenet
+from lightning_depth.networks._shuffle import ShuffleUnit
 
 SMALL = [
     *("depth_cifar_resnet20", "depth_cifar_preact_resnet20", "depth_cifar_densenet_40_12"),
@@ -199,6 +200,12 @@ def test_image_too_small_for_the_strides() -> None:
     with pytest.raises(ConfigurationError, match=f"^{re.escape(sentence)}$"):
         network(torch.randn(2, 3, 3, 8))
     assert network(torch.randn(2, 3, 4, 4)).shape == (2, 2)
+
+
+def test_channels_that_the_groups_do_not_divide() -> None:
+    sentence = "`inner channels` (=16) must be divisible by `groups` (=3)."
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(sentence)}$"):
+        ShuffleUnit(24, 64, groups=3)
 
 
 def test_shufflenet_of_unknown_groups() -> None:
