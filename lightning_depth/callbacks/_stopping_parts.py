@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_depth import _extras
 from lightning_depth.callbacks._criteria import StoppingCriterion
+from lightning_depth.callbacks._curves_figure import draw_curve
 from lightning_depth.callbacks._ending import as_errors, find_ending, is_rate, match_epochs
 from lightning_depth.callbacks.training_error import TrainingErrorMonitor
 from lightning_depth.errors import MisuseError
@@ -221,9 +222,9 @@ def draw_checks(
     """
     figure = _extras.matplotlib_figure().Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(table.get("step", []), table.get("score", []), "o-", label=monitor)
+    draw_curve(axes, table.get("step", []), table.get("score", []), monitor)
     if best_step is not None:
-        axes.axvline(best_step, color="C2", linestyle="--", label="best")
+        axes.axvline(best_step, color="C1", linestyle="--", label=f"best, step {best_step}")
     axes.set(xlabel="optimizer step", ylabel=monitor, title="Checks of early stopping")
     axes.legend()
     return figure, axes

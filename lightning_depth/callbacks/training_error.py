@@ -21,6 +21,7 @@ from torchmetrics import Metric
 
 from lightning_depth import _extras
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
+from lightning_depth.callbacks._curves_figure import draw_curve
 from lightning_depth.callbacks._ending import find_untrained
 from lightning_depth.callbacks._training_samples import (
     CollectedShare,
@@ -164,23 +165,20 @@ class TrainingErrorMonitor(DepthCallback):
         self._log_figure(trainer)
 
     def plot(self) -> tuple[Figure, Axes]:
-        """Draw error and loss over the epochs.
+        """Draw error and loss over the epochs, one above the other.
 
         Returns:
-            The figure and its left axes, which show the error.
+            The figure and its upper axes, which show the error.
         """
         table = self.history
-        figure = _extras.matplotlib_figure().Figure(figsize=(6, 4), layout="constrained")
-        axes = figure.add_subplot()
-        axes.plot(table.get("epoch", []), table.get("error", []), "o-", label="error")
-        axes.set(xlabel="epoch", ylabel="error", title="Training data in evaluation mode")
-        right = axes.twinx()
-        right.plot(table.get("epoch", []), table.get("loss", []), "s--", color="C1", label="loss")
-        right.set_ylabel("loss")
-        axes.set_ylim(bottom=0)
-        right.set_ylim(bottom=0)
-        figure.legend(loc="outside lower center", ncols=2)
-        return figure, axes
+        figure = _extras.matplotlib_figure().Figure(figsize=(6, 5), layout="constrained")
+        upper, lower = figure.subplots(2, sharex=True)
+        for axes, name in ((upper, "error"), (lower, "loss")):
+            draw_curve(axes, table.get("epoch", []), table.get(name, []), name)
+            axes.set_ylabel(name)
+        upper.set_title("Training data in evaluation mode")
+        lower.set_xlabel("epoch")
+        return figure, upper
 
     def _choose_share(self, trainer: pl.Trainer) -> TrainingShare | CollectedShare:
         with isolate_rng(include_cuda=False):

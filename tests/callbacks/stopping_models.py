@@ -34,6 +34,8 @@ class ScriptedModule(pl.LightningModule):
     ``seen`` holds a copy of all tensors at each validation.
     """
 
+    count: Tensor
+
     def __init__(self, script: Sequence[float] = SCRIPT, key: str = "val_loss") -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(5)
@@ -52,7 +54,7 @@ class ScriptedModule(pl.LightningModule):
         return output
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        self.count += 1
+        self.count.add_(1)
         loss = nn.functional.mse_loss(self(batch[0]), batch[1])
         self.log("train_loss", loss, batch_size=1)
         return loss

@@ -109,7 +109,7 @@ class OldModule(pytorch_lightning.LightningModule):
         self.seen: list[dict[str, Tensor]] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        self.scripted.count += 1
+        self.scripted.count.add_(1)
         return nn.functional.mse_loss(self.scripted(batch[0]), batch[1])
 
     def on_train_epoch_end(self) -> None:
