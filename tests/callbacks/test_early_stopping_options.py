@@ -213,7 +213,7 @@ def test_checkpoint_grows_by_the_copy_and_on_disk_by_a_path(tmp_path: Path) -> N
     sizes = {}
     for place in (False, "cpu", "disk"):
         saving = ModelCheckpoint(tmp_path / str(place), filename="last")
-        stopping = EarlyStopping("val_loss", restore_best_weights=place)  # type: ignore[arg-type]
+        stopping = EarlyStopping("val_loss", restore_best_weights=place)
         fit(stopping, [3.0, 2.0], max_epochs=2, callbacks=[saving], enable_checkpointing=True)
         checkpoint = torch.load(tmp_path / str(place) / "last.ckpt", weights_only=True)
         state = checkpoint["callbacks"][stopping.state_key]
@@ -348,7 +348,7 @@ def test_refusals(options: dict[str, Any], sentence: str) -> None:
 
 def test_weights_cut_up_by_deepspeed_are_refused_before_training() -> None:
     module = ScriptedModule()
-    module.head.weight.ds_id = 0  # type: ignore[assignment]  # what ZeRO stage 3 leaves on them
+    vars(module.head.weight)["ds_id"] = 0  # what ZeRO stage 3 leaves on them
     sentence = (
         "`restore_best_weights` cannot copy weights that DeepSpeed ZeRO stage 3 has cut up: "
         "restore from `ModelCheckpoint(monitor=...)` or shard with `ModelParallelStrategy` (FSDP2)."

@@ -50,7 +50,8 @@ class Reports(ScriptedModule):
         self.seen.append(whole(self))
 
     def on_train_end(self) -> None:
-        stopping = next(c for c in self.trainer.callbacks if isinstance(c, EarlyStopping))
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined] # by a connector
+        stopping = next(one for one in callbacks if isinstance(one, EarlyStopping))
         record = {
             "seen": self.seen,
             "end": whole(self),
@@ -124,6 +125,7 @@ class Sharded(Reports):
     """Cut up by FSDP2."""
 
     def configure_model(self) -> None:
+        assert self.device_mesh is not None
         mesh = self.device_mesh["data_parallel"]
         for part in (self.net, self.head, self):
             fully_shard(part, mesh=mesh)
@@ -199,6 +201,7 @@ def test_training_error_of_two_processes_is_that_of_all_samples(tmp_path: Path) 
 
 class ShardedDigits(DigitsModule):
     def configure_model(self) -> None:
+        assert self.device_mesh is not None
         fully_shard(self, mesh=self.device_mesh["data_parallel"])
 
 

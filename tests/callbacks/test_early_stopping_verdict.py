@@ -57,7 +57,7 @@ def run(
     train, val = slice(0, samples), slice(1200, None)
     given = targets[train][torch.randperm(samples)] if shuffled else targets[train]
     stopping = EarlyStopping("val_loss", patience=1000, on_finding="log")
-    callbacks = [stopping, TrainingErrorMonitor()] if monitor else [stopping]
+    callbacks: list[Any] = [stopping, TrainingErrorMonitor()] if monitor else [stopping]
     trainer = pl.Trainer(**QUIET, max_epochs=epochs, callbacks=callbacks)
     trainer.fit(
         Digits(lr),

@@ -244,7 +244,7 @@ def test_logged_values_can_be_monitored() -> None:
 
 def test_compiled_module_is_not_compiled_again() -> None:
     torch._dynamo.reset()
-    module = torch.compile(DigitsModule(), backend="eager")
+    module: Any = torch.compile(DigitsModule(), backend="eager")
     monitor = TrainingErrorMonitor()
     fit(module, monitor, data=DataLoader(TensorDataset(*digits(256)), 32))
     assert monitor.history["num_samples"] == [256, 256]
@@ -255,4 +255,4 @@ def test_figure_has_both_curves() -> None:
     fit(DigitsModule(), monitor)
     _, axes = monitor.plot()
     assert axes.get_ylabel() == "error"
-    assert list(axes.lines[0].get_ydata()) == monitor.history["error"]
+    assert np.asarray(axes.lines[0].get_ydata()).tolist() == monitor.history["error"]
