@@ -3,7 +3,8 @@
     python -m tests.benchmarks.trial_cost --arm plain-20
 
 The bare run is a LightningModule as users write it, with the same network, data, optimizer,
-schedule, epochs and CSV logger. Timed is `Trainer.fit` alone.
+schedule, epochs and logger. Timed is `Trainer.fit` alone. A study's trials have no logger; with
+`--logger csv` each callback also draws its figure, once, when the run ends.
 """
 
 from __future__ import annotations
@@ -75,11 +76,12 @@ class Bare(LightningModule):
 class Fits:
     """Makes runs that differ in the module and its callbacks alone."""
 
-    def __init__(self, recipe: str, arm: str, epochs: int, folder: Path) -> None:
+    def __init__(self, recipe: str, arm: str, epochs: int, folder: Path, csv: bool) -> None:
         self.study = Study.from_yaml(find_recipe(recipe))
         self.arm = next(found for found in self.study.arms if found.name == arm)
         self.epochs = epochs or self.study.epochs
         self.folder = folder
+        self.csv = csv
         self.data = Digits()
         self.data.setup()
 
@@ -91,7 +93,7 @@ class Fits:
         trainer = Trainer(
             max_epochs=self.epochs,
             accelerator="cpu",
-            logger=CSVLogger(self.folder),
+            logger=CSVLogger(self.folder) if self.csv else False,
             callbacks=callbacks,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -124,6 +126,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="degradation", help="recipe whose arm is trained")
     parser.add_argument("--arm", default="plain-20", help="arm of the recipe")
     parser.add_argument("--epochs", type=int, default=0, help="epochs; 0 takes the recipe's")
+    parser.add_argument("--logger", choices=("none", "csv"), default="none", help="on both sides")
     parser.add_argument("--seconds", type=float, default=600, help="time after which it ends")
     parser.add_argument("--cpu-time", action="store_true", help="count processor time, not wall")
     options = parser.parse_args()
@@ -132,7 +135,9 @@ def main() -> None:
     for name in ("lightning.pytorch", "lightning_depth"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        fits = Fits(options.recipe, options.arm, options.epochs, Path(folder))
+        fits = Fits(
+            options.recipe, options.arm, options.epochs, Path(folder), options.logger == "csv"
+        )
         names = list(fits.study.callbacks)
         sets = {
             "trial, callbacks off": (),
