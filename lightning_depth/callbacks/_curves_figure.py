@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,8 @@ def draw_curve(
     axes.plot(
         counts, [float("nan") if value is None else value for value in values], "o-", label=label
     )
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    locator: Any = axes.xaxis.get_major_locator()
+    locator.set_params(integer=True)
     if known and min(known) > 0 and max(known) / min(known) > _WIDE:
         axes.set_yscale("log")
     elif known and min(known) >= 0:

@@ -27,7 +27,8 @@ def join_trainer(callback: Any, trainer: Any, known_as: type) -> None:
     ours = any(base.__module__.partition(".")[0] == _NAME for base in type(trainer).__mro__)
     if ours and not hasattr(type(callback), "_joined"):
         twin = getattr(sys.modules[f"{_NAME}.callbacks"], known_as.__name__)
-        callback.__class__ = _joined_class(type(callback), twin)
+        own: Any = type(callback)
+        callback.__class__ = _joined_class(own, twin)
 
 
 def leave_trainer(callback: Any) -> None:
