@@ -23,7 +23,7 @@ VANISHING_DECADES = 2.5
 """The trend toward the input falls by so many powers of ten."""
 EXPLODING_DECADES = 1.7
 """The trend toward the input rises by so many powers of ten."""
-LOWEST_LEVEL = 1e-5
+LOWEST_LEVEL = 1e-7
 """Median gradient of the blocks over the largest gradient of any parameter."""
 HIGHEST_RATIO = 100.0
 """Median of gradient over weight."""

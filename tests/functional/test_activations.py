@@ -31,7 +31,7 @@ def test_dormant_units_follow_the_formula_of_the_paper() -> None:
 
 def test_tau_must_not_be_negative() -> None:
     with pytest.raises(
-        ConfigurationError, match=r"^`tau` must be a finite number at least 0, but got -1\.$"
+        ConfigurationError, match=r"^`tau` must be a finite number of at least 0, but got -1\.$"
     ):
         dormant_units(torch.ones(2), tau=-1)
 
