@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data.distributed import DistributedSampler
 
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
 from lightning_depth.callbacks._probe.batches import LabelReader
 from lightning_depth.callbacks._probe.collector import Collector, ProbeOptions
 from lightning_depth.callbacks._probe.features import Pool
 from lightning_depth.callbacks._probe.figures import draw_panels, draw_profile
-from lightning_depth.callbacks._probe.measures import MEASURES, Measure
+from lightning_depth.callbacks._probe.measures import Measure
 from lightning_depth.callbacks._probe.passes import FinishedPass, finish_pass
 from lightning_depth.callbacks._probe.results import (
     Question,
@@ -32,8 +31,15 @@ from lightning_depth.callbacks._probe.results import (
     summarise,
     why_unmeasurable,
 )
+from lightning_depth.callbacks._probe.runs import (
+    check_measures,
+    check_pairs,
+    count_repeated,
+    count_unique,
+    is_last_pass,
+)
 from lightning_depth.callbacks._probe.verdicts import Evidence, find_idle
-from lightning_depth.errors import MisuseError, check_choice, check_count, invalid
+from lightning_depth.errors import MisuseError, check_choice, check_count
 from lightning_depth.findings import Finding
 from lightning_depth.layers import Granularity, Layer, select_layers
 
@@ -114,8 +120,8 @@ class LayerSeparabilityProbe(DepthCallback):
             None if max_samples is None else check_count("max_samples", max_samples, 4)
         )
         self.max_features = check_count("max_features", max_features)
-        self.measures = _check_measures(measures)
-        self.class_pairs = _check_pairs(class_pairs)
+        self.measures = check_measures(measures)
+        self.class_pairs = check_pairs(class_pairs)
         self.labels = labels
         self.nuisance = nuisance
         if not callable(pool):
@@ -287,7 +293,7 @@ class LayerSeparabilityProbe(DepthCallback):
         )
         layers = self._select(pl_module)
         self._blocks = [layer.name for layer in layers if layer.role == "block"]
-        unique = _num_unique(trainer, self.dataloader_idx)
+        unique = count_unique(trainer, self.dataloader_idx)
         self._last = None  # its features would lie beside those of this pass
         self._collector = Collector(layers, pl_module, options, trainer.global_rank, unique)
         self._collector.open()
@@ -320,13 +326,13 @@ class LayerSeparabilityProbe(DepthCallback):
 
     def _keep_result(self, trainer: pl.Trainer, result: Mapping[str, Any]) -> None:
         when = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        repeated = _num_repeated(trainer, self.dataloader_idx)
+        repeated = count_repeated(trainer, self.dataloader_idx)
         self._history.append(**when, **result["rows"], repeated=repeated)
         self._laws.append({**when, **result["law"]})
         self._pairs = result["pairs"]
         self._names = result["rows"]["layer"]
         self._panels, self._evidence = {}, {}
-        if _is_last(trainer) and self._last is not None:
+        if is_last_pass(trainer) and self._last is not None:
             self._weigh(self._last)
 
     def _weigh(self, finished: FinishedPass) -> None:
@@ -378,59 +384,3 @@ class LayerSeparabilityProbe(DepthCallback):
     def _draw_all(self) -> Figure:
         table = self._measured()
         return draw_profile(table, self._laws[-1], self._columns(), self._picture() or None)[0]
-
-
-def _check_measures(measures: Sequence[Measure]) -> tuple[Measure, ...]:
-    for name in measures:
-        check_choice("measures", name, MEASURES)
-    return tuple(measures)
-
-
-def _check_pairs(pairs: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    found = []
-    for pair in pairs:
-        try:
-            first, second = (int(label) for label in pair)
-        except (TypeError, ValueError):
-            raise invalid("class_pairs", "pairs of labels, as in [(4, 9)]", pairs) from None
-        if first == second:
-            raise invalid("class_pairs", "pairs of two different labels", pairs)
-        found.append((first, second))
-    return tuple(found)
-
-
-def _is_last(trainer: pl.Trainer) -> bool:
-    """Whether no later validation pass is to be expected."""
-    last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs > 0
-    return bool(last or trainer.should_stop)
-
-
-def _sampler(trainer: pl.Trainer, dataloader_idx: int) -> Any:
-    loaders = trainer.val_dataloaders
-    if isinstance(loaders, Mapping):
-        loaders = list(loaders.values())
-    if isinstance(loaders, Sequence):
-        loaders = loaders[dataloader_idx] if dataloader_idx < len(loaders) else None
-    batch_sampler = getattr(loaders, "batch_sampler", None)
-    return getattr(batch_sampler, "sampler", getattr(loaders, "sampler", None))
-
-
-def _num_unique(trainer: pl.Trainer, dataloader_idx: int) -> int | None:
-    """Samples of this process that are not repetitions; None where that cannot be known.
-
-    torch's DistributedSampler fills up with samples from the start of its order, so that all
-    processes have as many.
-    """
-    sampler = _sampler(trainer, dataloader_idx)
-    if not isinstance(sampler, DistributedSampler) or sampler.drop_last:
-        return None
-    size = len(sampler.dataset)  # type: ignore[arg-type] # a sampler of no length has none
-    return max(0, -(-(size - sampler.rank) // sampler.num_replicas))
-
-
-def _num_repeated(trainer: pl.Trainer, dataloader_idx: int) -> int:
-    """How many samples may count twice, at most."""
-    sampler = _sampler(trainer, dataloader_idx)
-    if trainer.world_size == 1 or isinstance(sampler, DistributedSampler):
-        return 0
-    return trainer.world_size - 1

@@ -9,29 +9,22 @@ deviations and leaves nine.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lightning_depth.functional._span import Weighting, is_measurable, quotient, span_of_means
+
 __all__ = [
-    "CentredFeatures",
     "Scatter",
     "Weighting",
-    "centre",
     "class_scatter",
     "data_separation",
-    "fisher_of_features",
     "fisher_pairs",
     "fisher_ratio",
     "neural_collapse",
-    "separation_of_features",
-    "variances_of_features",
 ]
-
-Weighting = Literal["samples", "classes"]
-
-FEW = 64  # axes up to which a singular value decomposition costs nothing
 
 
 class Scatter(NamedTuple):
@@ -100,127 +93,12 @@ def data_separation(scatter: Scatter, weighting: Weighting = "samples") -> Tenso
         >>> round(data_separation(class_scatter(x, torch.tensor([0, 0, 1, 1]), 2)).item(), 9)
         0.04
     """
-    if not _measurable(scatter.counts, scatter.sums, scatter.moment):
+    if not is_measurable(scatter.counts, scatter.sums, scatter.moment):
         return scatter.sums.new_tensor(math.nan)
-    span = _span_of_means(scatter.counts, scatter.sums, weighting)
+    span = span_of_means(scatter.counts, scatter.sums, weighting)
     within = _within(scatter)
     energy = (span.axes * (within @ span.axes)).sum(0) / scatter.counts.sum()  # (R,)
-    return _quotient(energy, span.values)
-
-
-class CentredFeatures(NamedTuple):
-    """Features at hand about their mean, with their class means: what several measures share.
-
-    Args:
-        features: Float64, mean zero ``(N, D)``.
-        labels: Class of each sample ``(N,)``.
-        counts: Samples of each class ``(C,)``.
-        means: Mean of each class ``(C, D)``, zero for absent classes.
-
-    Example:
-        >>> centre(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 1]), 2).means.tolist()
-        [[-1.0], [1.0]]
-    """
-
-    features: Tensor
-    labels: Tensor
-    counts: Tensor
-    means: Tensor
-
-
-def centre(features: Tensor, labels: Tensor, num_classes: int) -> CentredFeatures:
-    """Return features about their mean in float64, with their class means.
-
-    Shape:
-        - features: ``(N, D)``
-        - labels: ``(N,)``, none negative
-
-    Args:
-        features: Features, any floating type.
-        labels: Class of each sample.
-        num_classes: Number of classes C.
-
-    Returns:
-        Features and class means.
-
-    Example:
-        >>> centre(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 1]), 2).features.tolist()
-        [[-1.0], [1.0]]
-    """
-    x = features.double()
-    x = x - x.mean(0)
-    counts = torch.bincount(labels, minlength=num_classes).double()
-    sums = x.new_zeros(num_classes, x.shape[1]).index_add_(0, labels, x)
-    return CentredFeatures(x, labels, counts, sums / counts.clamp(min=1)[:, None])
-
-
-def separation_of_features(centred: CentredFeatures, weighting: Weighting = "samples") -> Tensor:
-    """Return the data separation of features at hand, without any matrix of D by D.
-
-    The within-class scatter is formed only on the span of the class means, which is all that
-    ``data_separation`` needs of it.
-
-    Args:
-        centred: What ``centre`` returned.
-        weighting: As in ``data_separation``.
-
-    Returns:
-        A float64 scalar, NaN as in ``data_separation``.
-
-    Example:
-        >>> x = torch.tensor([[0.0], [2.0], [10.0], [12.0]])
-        >>> round(separation_of_features(centre(x, torch.tensor([0, 0, 1, 1]), 2)).item(), 9)
-        0.04
-    """
-    x, labels, counts, means = centred
-    if not _measurable(counts, means):
-        return x.new_tensor(math.nan)
-    span = _span_of_means(counts, means * counts[:, None], weighting)
-    residual = x @ span.axes - (means @ span.axes)[labels]  # (N, R)
-    return _quotient(residual.square().mean(0), span.values)
-
-
-def fisher_of_features(centred: CentredFeatures) -> Tensor:
-    """Return the Fisher ratio of features at hand.
-
-    Args:
-        centred: What ``centre`` returned.
-
-    Returns:
-        A float64 scalar, as ``fisher_ratio``.
-
-    Example:
-        >>> x = torch.tensor([[0.0], [2.0], [10.0], [12.0]])
-        >>> fisher_of_features(centre(x, torch.tensor([0, 0, 1, 1]), 2)).item()
-        25.0
-    """
-    x, _, counts, means = centred
-    if not _measurable(counts, means):
-        return x.new_tensor(math.nan)
-    between = (counts * means.square().sum(1)).sum()
-    return between / (counts * variances_of_features(centred)).sum()
-
-
-def variances_of_features(centred: CentredFeatures) -> Tensor:
-    """Return the mean squared distance of each class's samples from their mean.
-
-    Shape:
-        - output: ``(C,)``
-
-    Args:
-        centred: What ``centre`` returned.
-
-    Returns:
-        The variances, zero for absent classes.
-
-    Example:
-        >>> x = torch.tensor([[0.0], [2.0], [10.0], [14.0]])
-        >>> variances_of_features(centre(x, torch.tensor([0, 0, 1, 1]), 2)).tolist()
-        [1.0, 4.0]
-    """
-    x, labels, counts, means = centred
-    squares = (x - means[labels]).square().sum(1)
-    return torch.zeros_like(counts).index_add_(0, labels, squares) / counts.clamp(min=1)
+    return quotient(energy, span.values)
 
 
 def neural_collapse(scatter: Scatter) -> Tensor:
@@ -263,7 +141,7 @@ def fisher_ratio(scatter: Scatter) -> Tensor:
         >>> fisher_ratio(class_scatter(x, torch.tensor([0, 0, 1, 1]), 2)).item()
         25.0
     """
-    if not _measurable(scatter.counts, scatter.sums, scatter.moment):
+    if not is_measurable(scatter.counts, scatter.sums, scatter.moment):
         return scatter.sums.new_tensor(math.nan)
     between = (scatter.counts[:, None] * _centred_means(scatter).square()).sum()
     within = _floor(_within(scatter).diagonal().sum(), scatter)
@@ -300,16 +178,6 @@ def fisher_pairs(variances: Tensor, means: Tensor) -> Tensor:
     return ratio.fill_diagonal_(math.nan)
 
 
-class _Span(NamedTuple):
-    values: Tensor  # (R,) eigenvalues of the between-class scatter, largest first
-    axes: Tensor  # (D, R) its eigenvectors
-
-
-def _measurable(counts: Tensor, *sums: Tensor) -> bool:
-    enough = int((counts > 0).sum()) >= 2 and bool((counts > 1).any())
-    return enough and all(bool(torch.isfinite(part).all()) for part in sums)
-
-
 def _means(scatter: Scatter) -> Tensor:
     return scatter.sums / scatter.counts.clamp(min=1)[:, None]
 
@@ -332,41 +200,3 @@ def _floor(trace: Tensor, scatter: Scatter) -> Tensor:
     """Zero where a trace is no more than the rounding of the sums it came from."""
     noise = 8 * torch.finfo(trace.dtype).eps * scatter.moment.diagonal().sum()
     return torch.where(trace > noise, trace, torch.zeros_like(trace))
-
-
-def _span_of_means(counts: Tensor, sums: Tensor, weighting: Weighting) -> _Span:
-    present = counts > 0
-    counts, means = counts[present], sums[present] / counts[present][:, None]
-    offset = means.abs().max()
-    centre = sums[present].sum(0) / counts.sum()
-    shares = counts / counts.sum() if weighting == "samples" else counts.new_ones(()) / len(counts)
-    scaled = (means - centre) * shares.sqrt().reshape(-1, 1)  # (K, D)
-    values, axes = _singular(scaled, len(counts) - 1)
-    # a difference of means is only known to the rounding of the means themselves
-    tiny = max(scaled.shape) * torch.finfo(values.dtype).eps * (values[0] + offset)
-    kept = values > tiny
-    return _Span(values[kept].square(), axes[:, kept])
-
-
-def _singular(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The largest singular values of a (K, D) matrix and their right vectors ``(D, R)``.
-
-    Of a thousand classes the eigenvectors of the smaller product are ten times faster, and as good
-    to ten digits where the matrix is well conditioned.
-    """
-    rank = min(rank, *matrix.shape)
-    if rank > FEW:
-        tall = matrix.shape[0] > matrix.shape[1]
-        squares, vectors = torch.linalg.eigh(matrix.T @ matrix if tall else matrix @ matrix.T)
-        squares, vectors = squares.flip(0)[:rank], vectors.flip(1)[:, :rank]
-        if squares[-1] > 1e-6 * squares[0]:
-            values = squares.sqrt()
-            return values, vectors if tall else matrix.T @ (vectors / values)
-    _, values, axes = torch.linalg.svd(matrix, full_matrices=False)
-    return values[:rank], axes[:rank].T
-
-
-def _quotient(energy: Tensor, values: Tensor) -> Tensor:
-    if not len(values):
-        return energy.new_tensor(math.nan)
-    return (energy.clamp(min=0) / values).sum()

@@ -147,7 +147,7 @@ def test_one_sample_a_class_has_an_answer() -> None:
 
 @pytest.mark.parametrize("ridge", [-1.0, float("nan")])
 def test_ridge_must_not_be_negative(ridge: float) -> None:
-    sentence = f"^`ridge` must be a finite number at least 0, but got {ridge!r}.$"
+    sentence = f"^`ridge` must be a finite number of at least 0, but got {ridge!r}.$"
     with pytest.raises(ValueError, match=sentence):
         LinearProbeAccuracy(num_classes=2, ridge=ridge)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_depth.functional.scatter import centre, separation_of_features
+from lightning_depth.functional.centred import centre, separation_of_features
 from lightning_depth.metrics import DataSeparation, FisherRatio, NeuralCollapse
 from tests.metrics import reference
 

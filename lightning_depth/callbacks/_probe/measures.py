@@ -14,19 +14,21 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_depth.functional.centred import (
+    CentredFeatures,
+    centre,
+    fisher_of_features,
+    separation_of_features,
+    variances_of_features,
+)
 from lightning_depth.functional.probe import fit_ridge, fit_ridge_to_features, knn_labels
 from lightning_depth.functional.rank import effective_rank
 from lightning_depth.functional.scatter import (
-    CentredFeatures,
     Scatter,
-    centre,
     class_scatter,
     data_separation,
-    fisher_of_features,
     fisher_pairs,
     fisher_ratio,
-    separation_of_features,
-    variances_of_features,
 )
 
 __all__ = [

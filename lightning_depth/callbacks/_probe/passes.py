@@ -111,7 +111,9 @@ def _choose(
 
 def _own_rows(collector: Collector, name: str, slots: Tensor, width: int) -> tuple[Tensor, Tensor]:
     if name in collector.store.layers():
-        return collector.store.rows_of(name, slots)
+        found = collector.store.rows_of(name, slots)
+        collector.store.forget(name)  # or both would lie in memory until the last layer
+        return found
     return torch.zeros(len(slots), width), torch.zeros(len(slots), dtype=torch.bool)
 
 

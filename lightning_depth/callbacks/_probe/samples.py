@@ -101,7 +101,10 @@ class SampleStore:
         """
         buffer = self._buffers.get(layer)
         if buffer is None or len(buffer) < len(self._samples.labels):
-            self._buffers[layer] = buffer = _grown(buffer, len(self._samples.labels), features)
+            most = self.capacity + len(slots)
+            self._buffers[layer] = buffer = _grown(
+                buffer, len(self._samples.labels), features, most
+            )
             self._filled[layer] = _grown_mask(self._filled.get(layer), len(buffer))
         buffer[slots] = features.to(device="cpu", dtype=buffer.dtype)
         self._filled[layer][slots] = True
@@ -130,8 +133,9 @@ class SampleStore:
             filled[slots[slots < len(filled)]] = False
 
 
-def _grown(buffer: Tensor | None, needed: int, like: Tensor) -> Tensor:
-    size = max(needed, 64, 2 * len(buffer) if buffer is not None else 0)
+def _grown(buffer: Tensor | None, needed: int, like: Tensor, most: int) -> Tensor:
+    """A buffer of twice the rows, but not more than can ever be needed at once."""
+    size = max(needed, min(2 * max(needed, 32), most))
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     grown = torch.zeros(size, like.shape[1], dtype=dtype)
     if buffer is not None:
