@@ -104,8 +104,8 @@ class Recorder:
         for module, owner in self._leaves:
             self._add(module.register_forward_pre_hook(self._feed))
             self._add(module.register_forward_hook(partial(self._pass, owner)))
-        for module, owner, activation in self._activations:
-            self._add(module.register_forward_hook(partial(self._activate, owner, activation)))
+        for module, holder, activation in self._activations:
+            self._add(module.register_forward_hook(partial(self._activate, holder, activation)))
 
     def detach(self) -> Activity:
         """Stop recording, and return what was recorded."""

@@ -120,8 +120,8 @@ class Window:
         means = torch.stack([batch.means for batch in alike]).mean(0)
         layers = [place.rpartition("#")[0] for place in last.units]
         sizes = list(last.units.values())
-        dormant = [dormant_units(part, tau) for part in means.split(sizes)]
-        return _by_layer(layers, dead.split(sizes)), _by_layer(layers, dormant)
+        dormant = [dormant_units(part, tau) for part in torch.split(means, sizes)]
+        return _by_layer(layers, torch.split(dead, sizes)), _by_layer(layers, dormant)
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Return plain containers and tensors."""

@@ -55,7 +55,7 @@ def bring(activity: Activity, *, ranks: int = 1) -> HostActivity:
     vector = torch.cat([tensor.to(home, torch.float32).flatten() for tensor in tensors])
     copies = _gather(vector, ranks).cpu()
     sizes = [sum(tensor.numel() for tensor in group.values()) for group in groups]
-    read = copies.split(sizes, dim=1)
+    read = torch.split(copies, sizes, dim=1)
     rank, variety = _spectra(shapes, read[4])
     return HostActivity(
         samples=activity.samples * len(copies),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed
@@ -30,7 +31,7 @@ def local_part(tensor: Tensor | None) -> Tensor | None:
         return tensor.detach()
     tensor = tensor.detach()
     if hasattr(tensor, "to_local"):  # DTensor, without paying for its import
-        tensor = _without_partial(tensor).to_local()
+        tensor = _local(tensor)
     if tensor.layout is not torch.strided:
         tensor = tensor.coalesce().values() if tensor.is_sparse else tensor.to_dense()
     if tensor.is_complex():
@@ -38,14 +39,15 @@ def local_part(tensor: Tensor | None) -> Tensor | None:
     return tensor
 
 
-def _without_partial(tensor: Tensor) -> Tensor:
-    """Finish a sum over ranks that is still outstanding: its parts say nothing of its norm."""
+def _local(tensor: Any) -> Tensor:
+    """Finish a sum over ranks that is outstanding, whose parts say nothing, and take our part."""
     from torch.distributed.tensor import Replicate
 
-    if not any(placement.is_partial() for placement in tensor.placements):
-        return tensor
-    placements = [Replicate() if p.is_partial() else p for p in tensor.placements]
-    return tensor.redistribute(placements=placements)
+    if any(placement.is_partial() for placement in tensor.placements):
+        placements = [Replicate() if p.is_partial() else p for p in tensor.placements]
+        tensor = tensor.redistribute(placements=placements)
+    local: Tensor = tensor.to_local()
+    return local
 
 
 def is_doubtful(norm: float) -> bool:
@@ -186,7 +188,8 @@ def exact_norms(
 def _exact_norm(tensor: Tensor) -> Tensor:
     if tensor.device.type == "mps":  # has no float64
         tensor = tensor.cpu()
-    return torch.linalg.vector_norm(tensor, dtype=torch.float64)
+    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float64)
+    return norm
 
 
 def _root_of_bad_count(tensor: Tensor) -> Tensor:

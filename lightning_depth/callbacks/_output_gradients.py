@@ -75,7 +75,7 @@ class OutputGradients:
     def _mark(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         tensor = first_tensor(output)
         if tensor is not None and tensor.requires_grad:
-            tensor.register_hook(partial(self._note, name))
+            tensor.register_hook(partial(self._note, name))  # type: ignore[no-untyped-call]
 
     def _note(self, name: str, gradient: Tensor) -> None:
         norm = torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32)

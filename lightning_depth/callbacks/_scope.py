@@ -111,6 +111,7 @@ class Scope:
         limit: ``gradient_clip_val`` of the Trainer.
         scaler: GradScaler of the run, if there is one.
         outputs: Records the gradients of the layers' outputs, if they are asked for.
+        one_of_several: Whether the run has other optimizers.
     """
 
     place: int
@@ -121,6 +122,7 @@ class Scope:
     limit: float | None = None
     scaler: Any = None
     outputs: OutputGradients | None = None
+    one_of_several: bool = False
     record: Record | None = field(default=None, init=False)
 
     @property
@@ -137,7 +139,8 @@ class Scope:
             The new record, and the last one if it was incomplete; None where there is no gradient.
         """
         earlier = self.watcher.take() or Norms(self.table.device)
-        start, numels = len(earlier), {}
+        start = len(earlier)
+        numels: dict[str, int] = {}
         if self.outputs is not None:
             norms, numels = self.outputs.take(self.table.device)
             earlier.absorb(norms)

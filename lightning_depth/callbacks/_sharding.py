@@ -72,7 +72,7 @@ def read_sharding(
 def _share_of_split(parameter: Any, world: int) -> float:
     """One over the number of ranks that hold the same piece of a DTensor."""
     sizes = parameter.device_mesh.shape
-    pieces = math.prod(
+    pieces: int = math.prod(
         size for size, place in zip(sizes, parameter.placements, strict=True) if place.is_shard()
     )
     return pieces / world

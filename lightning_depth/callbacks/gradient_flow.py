@@ -9,7 +9,7 @@ stop the accelerator again. Between measured steps the monitor compares two inte
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
@@ -17,8 +17,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
-from lightning_depth.callbacks._clipping import Clipping, read_clipping
-from lightning_depth.callbacks._flow import judge
+from lightning_depth.callbacks._clipping import read_clipping
+from lightning_depth.callbacks._gradient_report import confirm, scalars_of
 from lightning_depth.callbacks._gradients import GradientTable
 from lightning_depth.callbacks._heatmap import draw_heatmap
 from lightning_depth.callbacks._history import History
@@ -31,7 +31,7 @@ from lightning_depth.callbacks._sources import HIDDEN, Source, choose_source
 from lightning_depth.callbacks._streaks import Streaks
 from lightning_depth.callbacks._updates import StepWatcher
 from lightning_depth.errors import check_choice, check_count
-from lightning_depth.findings import Finding, FindingKind, Severity
+from lightning_depth.findings import Finding, FindingKind
 from lightning_depth.layers import Granularity, Layer, select_layers
 
 if TYPE_CHECKING:
@@ -57,16 +57,10 @@ _TOTAL_COLUMNS = (
     "first_to_last",
     "update_to_weight",
 )
-_FEW = ("norm", "clipped_norm", "shrink_per_layer")
-"""What is logged of each of several optimizers."""
 _MISSES = 3
 """Steps without any gradient after which that is said."""
 
 
-_CERTAIN_AT_START = (FindingKind.EXPLODING,)
-"""What the first measurement of a run says of the initialisation; a few steps may hide it."""
-_DESTRUCTIVE = (FindingKind.EXPLODING, FindingKind.NON_FINITE)
-"""They leave networks behind that pass no gradient; that they do so is no news."""
 _FORGOTTEN: dict[str, Any] = {
     "_layers": None,
     "_order": None,
@@ -267,8 +261,14 @@ class GradientFlowMonitor(DepthCallback):
         record, completed = records
         self._watched.append(scope.watcher)
         self._keep_record(completed)
-        self._judge(trainer, scope, record, completed)
-        self._latest |= self._scalars(scope, record, completed)
+        for finding in confirm(self._streaks, scope, record, completed):
+            self._add_finding(trainer, finding)
+        self._latest |= scalars_of(scope, record, completed)
+        if self.log_layers:
+            self._latest |= {
+                f"grad_to_weight/{layer.layer.name}": layer.grad_to_weight
+                for layer in record.flow.reading.layers
+            }
         if writes_row(trainer, step):
             self._log(pl_module, self._latest)
 
@@ -304,6 +304,7 @@ class GradientFlowMonitor(DepthCallback):
             limit=trainer.gradient_clip_val,
             scaler=getattr(trainer.precision_plugin, "scaler", None),
             outputs=self._outputs,
+            one_of_several=len(known) > 1,
         )
         return scope
 
@@ -316,43 +317,6 @@ class GradientFlowMonitor(DepthCallback):
                 f"{type(trainer.strategy).__name__} keeps them to itself or `training_step` "
                 "returns None. Gradient flow is not measured until there is one."
             )
-
-    def _judge(
-        self, trainer: pl.Trainer, scope: Scope, record: Record, completed: Record | None
-    ) -> None:
-        updates = completed.updates if completed is not None else None
-        seen = judge(record.flow, updates, scaled=scope.scaler is not None)
-        if record.skipped and not seen:
-            return  # neither a bad step nor a good one
-        if self._streaks.has_told(scope.key, _DESTRUCTIVE):
-            seen = [finding for finding in seen if finding.kind is not FindingKind.VANISHING]
-        if self._streaks.has_told(scope.key, (FindingKind.EXPLODING,)):
-            seen = [_as_consequence(finding) for finding in seen]
-        certain = _CERTAIN_AT_START if scope.counts.measured == 1 else ()
-        for finding in self._streaks.confirm(scope.key, record.step, seen, certain):
-            self._add_finding(trainer, finding)
-
-    def _scalars(self, scope: Scope, record: Record, completed: Record | None) -> dict[str, float]:
-        """Return what is logged: the totals, and the ratio of every layer if that is asked for."""
-        known = completed or record
-        scalars = {"norm": record.flow.reading.norm}
-        if scope.clipping is not Clipping.NONE:
-            scalars["clipped_norm"] = known.clipped_norm
-            scalars["clipped_fraction"] = scope.counts.clipped_fraction
-        if scope.scaler is not None:
-            scalars["skipped"] = float(scope.counts.skipped)
-        scalars["nonfinite"] = float(record.flow.reading.nonfinite)
-        trend = record.flow.trend
-        scalars["shrink_per_layer"] = trend.shrink_per_layer
-        scalars["first_to_last"] = trend.first_to_last
-        if self.update_ratio:
-            scalars["update_to_weight"] = known.update_to_weight
-        if len(self._scopes) > 1 or scope.place:
-            scalars = {f"{key}/{scope.place}": scalars[key] for key in _FEW if key in scalars}
-        if self.log_layers:
-            for layer in record.flow.reading.layers:
-                scalars[f"grad_to_weight/{layer.layer.name}"] = layer.grad_to_weight
-        return scalars
 
     def _keep_record(self, record: Record | None) -> None:
         if record is not None:
@@ -399,12 +363,3 @@ class GradientFlowMonitor(DepthCallback):
         self._totals.load_state_dict(state["totals"])
         self._streaks.load_state_dict(state["streaks"])
         self._counts = {place: Counts(**counts) for place, counts in state["counts"].items()}
-
-
-def _as_consequence(finding: Finding) -> Finding:
-    """Rank what overflowed after what had exploded before."""
-    if finding.kind is not FindingKind.NON_FINITE:
-        return finding
-    return replace(
-        finding, severity=Severity.WARNING, message=f"After it exploded: {finding.message}"
-    )

@@ -1,0 +1,78 @@
+"""What is said and logged of one measurement of the gradients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lightning_depth.callbacks._clipping import Clipping
+from lightning_depth.callbacks._flow import judge
+from lightning_depth.callbacks._scope import Record, Scope
+from lightning_depth.callbacks._streaks import Streaks
+from lightning_depth.findings import Finding, FindingKind, Severity
+
+__all__ = ["confirm", "scalars_of"]
+
+_FEW = ("norm", "clipped_norm", "shrink_per_layer")
+"""What is logged of each of several optimizers."""
+_CERTAIN_AT_START = (FindingKind.EXPLODING,)
+"""What the first measurement of a run says of the initialisation; a few steps may hide it."""
+_DESTRUCTIVE = (FindingKind.EXPLODING, FindingKind.NON_FINITE)
+"""They leave networks behind that pass no gradient; that they do so is no news."""
+
+
+def confirm(
+    streaks: Streaks, scope: Scope, record: Record, completed: Record | None
+) -> list[Finding]:
+    """Return what has lasted and is not yet told, causes without their consequences.
+
+    Args:
+        streaks: What was seen before.
+        scope: The optimizer that was measured.
+        record: The measurement.
+        completed: The measurement before, if what its step changed is known now.
+    """
+    updates = completed.updates if completed is not None else None
+    seen = judge(record.flow, updates, scaled=scope.scaler is not None)
+    if record.skipped and not seen:
+        return []  # neither a bad step nor a good one
+    if streaks.has_told(scope.key, _DESTRUCTIVE):
+        seen = [finding for finding in seen if finding.kind is not FindingKind.VANISHING]
+    if streaks.has_told(scope.key, (FindingKind.EXPLODING,)):
+        seen = [_as_consequence(finding) for finding in seen]
+    certain = _CERTAIN_AT_START if scope.counts.measured == 1 else ()
+    return streaks.confirm(scope.key, record.step, seen, certain)
+
+
+def scalars_of(scope: Scope, record: Record, completed: Record | None) -> dict[str, float]:
+    """Return the totals that are logged, few where there are several optimizers.
+
+    Args:
+        scope: The optimizer that was measured.
+        record: The measurement.
+        completed: The measurement before, if what its step changed is known now.
+    """
+    known = completed or record
+    reading, trend = record.flow.reading, record.flow.trend
+    scalars = {"norm": reading.norm}
+    if scope.clipping is not Clipping.NONE:
+        scalars["clipped_norm"] = known.clipped_norm
+        scalars["clipped_fraction"] = scope.counts.clipped_fraction
+    if scope.scaler is not None:
+        scalars["skipped"] = float(scope.counts.skipped)
+    scalars["nonfinite"] = float(reading.nonfinite)
+    scalars["shrink_per_layer"] = trend.shrink_per_layer
+    scalars["first_to_last"] = trend.first_to_last
+    if scope.watcher.measures_updates:
+        scalars["update_to_weight"] = known.update_to_weight
+    if scope.one_of_several:
+        return {f"{key}/{scope.place}": scalars[key] for key in _FEW if key in scalars}
+    return scalars
+
+
+def _as_consequence(finding: Finding) -> Finding:
+    """Rank what overflowed after what had exploded before."""
+    if finding.kind is not FindingKind.NON_FINITE:
+        return finding
+    return replace(
+        finding, severity=Severity.WARNING, message=f"After it exploded: {finding.message}"
+    )
