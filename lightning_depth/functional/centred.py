@@ -66,8 +66,8 @@ def centre(features: Tensor, labels: Tensor, num_classes: int) -> CentredFeature
         >>> centre(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 1]), 2).features.tolist()
         [[-1.0], [1.0]]
     """
-    x = features.double()
-    x = x - x.mean(0)
+    x = features.to(torch.float64, copy=True)
+    x -= x.mean(0)
     counts = torch.bincount(labels, minlength=num_classes).double()
     sums = x.new_zeros(num_classes, x.shape[1]).index_add_(0, labels, x)
     return CentredFeatures(x, labels, counts, sums / counts.clamp(min=1)[:, None])
@@ -138,5 +138,5 @@ def variances_of_features(centred: CentredFeatures) -> Tensor:
         [1.0, 4.0]
     """
     x, labels, counts, means = centred
-    squares = (x - means[labels]).square().sum(1)
+    squares = means[labels].sub_(x).square_().sum(1)  # in place: this is as large as the sample
     return torch.zeros_like(counts).index_add_(0, labels, squares) / counts.clamp(min=1)
