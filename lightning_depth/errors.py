@@ -212,7 +212,8 @@ def check_real(
     more, less = ("greater than", "less than") if exclusive else ("at least", "at most")
     bounds = [f"{more} {minimum:g}"] if minimum > -math.inf else []
     bounds += [f"{less} {maximum:g}"] if maximum < math.inf else []
-    raise invalid(name, " ".join(["a finite number", " and ".join(bounds)]).strip(), value)
+    of = " of" if bounds and not exclusive else ""
+    raise invalid(name, f"a finite number{of} {' and '.join(bounds)}".strip(), value)
 
 
 def check_divisible(name: str, value: int, divisor_name: str, divisor: int) -> int:

@@ -56,7 +56,7 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "real bounds": (
         lambda: check_real("momentum", 1.5, 0.0, 1.0),
-        "`momentum` must be a finite number at least 0 and at most 1, but got 1.5.",
+        "`momentum` must be a finite number of at least 0 and at most 1, but got 1.5.",
     ),
     "real exclusive bound": (
         lambda: check_real("lr", 0.0, 0.0, exclusive=True),

@@ -12,12 +12,14 @@ from lightning_depth.errors import (
     check_count,
     check_name,
     check_real,
+    invalid,
 )
 from lightning_depth.study._reading import Place
 from lightning_depth.study.parts import METRICS, TIMINGS, Arm, Budget, Claim, Match, Rounding
 
 __all__ = ["read_fields"]
 
+_MAX_SEED = 2**32 - 1  # NumPy takes no larger one
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -166,7 +168,9 @@ def _read_scheduler(value: object, place: Place) -> dict[str, Any] | None:
 def _read_seeds(value: object, place: Place) -> tuple[int, ...]:
     seeds = place.sequence(value)
     for seed in seeds:
-        place.check(check_count, seed, 0)
+        with place.named():
+            if check_count("seeds", seed, 0) > _MAX_SEED:
+                raise invalid("seeds", f"whole numbers from 0 to {_MAX_SEED}", seed)
     with place.named():
         if not seeds or len(set(seeds)) < len(seeds):
             raise ConfigurationError(
@@ -176,13 +180,22 @@ def _read_seeds(value: object, place: Place) -> tuple[int, ...]:
 
 
 def _read_callbacks(value: object, place: Place) -> dict[str, dict[str, Any]]:
-    if isinstance(value, list):
-        value = dict.fromkeys(value)
-    found = place.mapping(value)
+    found = _read_callback_list(value, place) if isinstance(value, list) else place.mapping(value)
     return {
         name: {} if options is None else place.at(name).mapping(options)
         for name, options in found.items()
     }
+
+
+def _read_callback_list(value: list[Any], place: Place) -> dict[str, Any]:
+    """Read names, or names with their options, from a list."""
+    found: dict[str, Any] = {}
+    for entry in value:
+        with place.named():
+            if not isinstance(entry, str | Mapping):
+                raise invalid("callbacks", "a list of names, or of names with options", value)
+        found |= {entry: None} if isinstance(entry, str) else place.mapping(entry)
+    return found
 
 
 def _read_claims(value: object, place: Place, arms: tuple[Arm, ...]) -> tuple[Claim, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from lightning_depth.errors import ConfigurationError, check_name, invalid
 __all__ = ["Place", "read_yaml"]
 
 T = TypeVar("T")
+_MAX_VALUES = 100_000
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def read_yaml(path: Path, source: str) -> dict[str, Any]:
         raise ConfigurationError(f"{source}: A recipe must be a file, but this is a directory.")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-        json.dumps(content, allow_nan=False)
+        _check_plain(content, Place(source), count(1))
     except UnicodeDecodeError as error:
         raise ConfigurationError(
             f"{source}: A recipe must be UTF-8 text, but this is not."
@@ -114,19 +116,37 @@ def read_yaml(path: Path, source: str) -> dict[str, Any]:
         raise ConfigurationError(f"{source}: The file cannot be read: {error.strerror}.") from error
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{source}: This is not a YAML recipe: {_told(error)}.") from error
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigurationError(
-            f"{source}: A recipe holds texts, finite numbers, bools, lists and mappings: {error}."
-        ) from error
+    except RecursionError as error:
+        raise ConfigurationError(f"{source}: The recipe is nested too deeply.") from error
     if content is None:
         raise ConfigurationError(f"{source}: The recipe is empty.")
     return Place(source).mapping(content)
+
+
+def _check_plain(value: object, place: Place, visits: Iterator[int]) -> None:
+    """Refuse what is no plain data, naming its key; aliases of aliases cannot make it endless."""
+    if next(visits) > _MAX_VALUES:
+        raise ConfigurationError(f"{place.source}: A recipe holds at most {_MAX_VALUES:,} values.")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_plain(inner, place.at(key), visits)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            _check_plain(inner, place.at(number), visits)
+    elif not isinstance(value, str | int | float | None) or (
+        isinstance(value, float) and not math.isfinite(value)
+    ):
+        with place.named():
+            name = place.keys[-1] if place.keys else "recipe"
+            raise invalid(name, "a text, a finite number, a bool, a list or a mapping", value)
 
 
 def _told(error: yaml.YAMLError) -> str:
     if not isinstance(error, yaml.MarkedYAMLError):
         return str(error).splitlines()[0]
     line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
+    if error.problem and (tag := re.search(r"constructor for the tag (\S+)", error.problem)):
+        return f"the tag {tag[1]} is not allowed, since a recipe is data and runs nothing{line}"
     return f"{error.problem}{line}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -68,9 +69,21 @@ def build_network(
         return built
     with place.at("block").named():
         check_name("block", network["block"], list_blocks())
-    key = "depth" if "depth" in network else "hidden_layers"
-    with place.at("width" if key not in network else key).named():
+    try:
         return _build_ours(network, input_shape, num_classes)
+    except ConfigurationError as error:
+        with place.at(*_blamed(str(error), network)).named():
+            raise
+
+
+def _blamed(message: str, network: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys of the part of a network's description that an error speaks of."""
+    options = network.get("block_options", {})
+    words = set(re.findall(r"\w+", message))
+    for key in options:
+        if key in words or str(options[key]) in words:
+            return ("block_options", key)
+    return next(((key,) for key in network if key in words and key != "block"), ())
 
 
 def _build_ours(

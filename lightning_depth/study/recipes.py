@@ -50,10 +50,10 @@ def find_recipe(recipe: str | Path) -> Path:
         'degradation.yaml'
     """
     path, shipped = Path(recipe), list_recipes()
-    if path.suffix in _SUFFIXES or len(path.parts) > 1:
+    if path.is_file() or (path.is_dir() and str(recipe) not in shipped):
+        return path  # a directory is refused where it is read
+    if path.suffix in _SUFFIXES or "/" in str(recipe):
         return _existing(path)
-    if path.is_file():
-        return path
     return shipped[check_name("recipe", str(recipe), shipped)]
 
 

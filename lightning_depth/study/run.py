@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from lightning_depth import _extras
-from lightning_depth.errors import ConfigurationError, check_choice, check_count
+from lightning_depth.errors import ConfigurationError, MisuseError, check_choice, check_count
 from lightning_depth.study.executors import InProcessExecutor, LocalExecutor, num_cores
 from lightning_depth.study.jobs import Event, Executor, Job
 from lightning_depth.study.result import StudyResult
@@ -94,6 +94,7 @@ def run_study(
     """
     store = Store(choose_folder(study, output))
     runner = _choose_executor(study, executor, workers)
+    store.check_free()  # said at once, before anything slow is imported
     is_left = fresh or not _is_complete(store, _stored(store, study))
     plan = _plan(study, runner) if is_left else None
     with store.locked(_command()):
@@ -147,10 +148,20 @@ def _run_jobs(
                 begun = time.perf_counter()
             if event.kind == "finished":
                 ended = time.perf_counter()
-                store.write_trial(event.record)
+                _keep(store, event.record)
             tell(event)
     phase = {"trial_phase_s": ended - begun if begun else 0.0, "trials_run": len(jobs)}
     store.write_study((store.read_study() or {}) | phase | {"finished": now()})
+
+
+def _keep(store: Store, record: Mapping[str, Any]) -> None:
+    try:
+        store.write_trial(record)
+    except MisuseError as error:
+        raise MisuseError(
+            f"{error} Trials that finished before are kept; make room and type the same command "
+            f"again to go on."
+        ) from error
 
 
 def _choose_executor(

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lightning_depth.errors import ConfigurationError, MisuseError
 from lightning_depth.study.spec import fingerprint
@@ -86,6 +86,19 @@ class Store:
         self.folder = Path(folder)
         self.trials = self.folder / "trials"
 
+    def check_free(self) -> None:
+        """Refuse a folder that another process holds, without writing anything.
+
+        Raises:
+            ConfigurationError: Another process holds the folder.
+        """
+        try:
+            stream = (self.folder / ".lock").open("r", encoding="utf-8")
+        except OSError:
+            return  # nobody has written here yet, or `locked` says why not
+        with stream:
+            self._lock(stream)
+
     @contextmanager
     def locked(self, command: str) -> Iterator[None]:
         """Hold the folder for this process, or say who does.
@@ -104,14 +117,7 @@ class Store:
                 f"The output folder {str(self.folder)!r} cannot be written: {error.strerror}."
             ) from error
         with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                stream.seek(0)
-                raise ConfigurationError(
-                    f"The output folder {str(self.folder)!r} is in use by {stream.read().strip()}. "
-                    f"Wait until that ends, or choose another `--output`."
-                ) from error
+            self._lock(stream)
             stream.truncate(0)
             stream.write(
                 f"process {os.getpid()} on {socket.gethostname()} ({command}), since {now()}"
@@ -119,6 +125,16 @@ class Store:
             stream.flush()
             self._remove_parts()
             yield
+
+    def _lock(self, stream: TextIO) -> None:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            stream.seek(0)
+            raise ConfigurationError(
+                f"The output folder {str(self.folder)!r} is in use by {stream.read().strip()}. "
+                f"Wait until that ends, or choose another `--output`."
+            ) from error
 
     def read_study(self) -> dict[str, Any] | None:
         """Return the content of ``study.json``, or None where there is none that can be read."""
@@ -186,7 +202,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     """Return a file's content if it is whole; say so where it is there but cannot be believed."""
     try:
         content = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         _log.warning("%s is not believed: %s.", path, error)

@@ -329,7 +329,7 @@ def test_both_classes_with_one_monitor_collide() -> None:
         ),
         (
             {"smoothing": 1.0},
-            "`smoothing` must be a finite number at least 0 and at most 0.999999, but got 1.0.",
+            "`smoothing` must be a finite number of at least 0 and at most 0.999999, but got 1.0.",
         ),
         (
             {"criterion": "GL"},

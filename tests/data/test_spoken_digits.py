@@ -269,7 +269,7 @@ def test_split_without_training_recordings_is_refused(folder: Path) -> None:
         ),
         (
             {"seconds": 0},
-            "`seconds` must be a finite number at least 0.1 and at most 60, but got 0.",
+            "`seconds` must be a finite number of at least 0.1 and at most 60, but got 0.",
         ),
     ],
     ids=str,

@@ -88,7 +88,7 @@ def test_criteria_are_compared_by_value_and_show_their_options() -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: GL(-1), "`alpha` must be a finite number at least 0, but got -1."),
+        (lambda: GL(-1), "`alpha` must be a finite number of at least 0, but got -1."),
         (lambda: PQ(k=0), "`k` must be a whole number of at least 1, but got 0."),
         (lambda: UP(s=0), "`s` must be a whole number of at least 1, but got 0."),
         (lambda: AnyOf([]), "`criteria` must be at least one criterion, but got []."),

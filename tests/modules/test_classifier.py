@@ -390,15 +390,15 @@ def test_scheduler_that_sets_one_rate_for_all_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"l1": -1}, "`l1` must be a finite number at least 0, but got -1."),
-        ({"l2": float("nan")}, "`l2` must be a finite number at least 0, but got nan."),
+        ({"l1": -1}, "`l1` must be a finite number of at least 0, but got -1."),
+        ({"l2": float("nan")}, "`l2` must be a finite number of at least 0, but got nan."),
         (
             {"layer_decay": 1.5},
-            "`layer_decay` must be a finite number at least 0 and at most 1, but got 1.5.",
+            "`layer_decay` must be a finite number of at least 0 and at most 1, but got 1.5.",
         ),
         (
             {"label_smoothing": 2},
-            "`label_smoothing` must be a finite number at least 0 and at most 1, but got 2.",
+            "`label_smoothing` must be a finite number of at least 0 and at most 1, but got 2.",
         ),
         (
             {"l1_mode": "proximate"},

@@ -165,7 +165,7 @@ LIGHT_REFUSALS = {
     "negative margin": (
         "claims.0.margin",
         -1,
-        "`margin` must be a finite number at least 0, but got -1.",
+        "`margin` must be a finite number of at least 0, but got -1.",
         None,
     ),
     "no seeds": (
@@ -348,8 +348,9 @@ def test_python_tag_is_refused_and_never_executed(written: Write, tmp_path: Path
     path = written(f"arms: !!python/object/apply:os.mkdir ['{trap}']\n")
     _refused(
         path,
-        f"{path}: This is not a YAML recipe: could not determine a constructor for the tag "
-        "'tag:yaml.org,2002:python/object/apply:os.mkdir' (line 1).",
+        f"{path}: This is not a YAML recipe: the tag "
+        "'tag:yaml.org,2002:python/object/apply:os.mkdir' is not allowed, since a recipe is data "
+        "and runs nothing (line 1).",
     )
     assert not trap.exists()
 
@@ -359,18 +360,32 @@ def test_key_given_twice_is_refused(written: Write) -> None:
     _refused(path, f"{path}: This is not a YAML recipe: the key 'epochs' is given twice (line 2).")
 
 
-def test_number_that_is_not_finite_is_refused(written: Write) -> None:
-    path = written("epochs: .nan\n")
-    with pytest.raises(ConfigurationError, match="A recipe holds texts, finite numbers, bools"):
-        Study.from_yaml(path)
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [(".nan", "nan"), ("-.inf", "-inf"), ("2020-01-01", "datetime.date(2020, 1, 1)")],
+)
+def test_value_that_is_no_plain_data_is_refused_with_its_key(
+    written: Write, value: str, got: str
+) -> None:
+    path = written(f"arms: {{a: {{network: {{width: {value}}}}}}}\n")
+    _refused(
+        path,
+        f"{path}, arms.a.network.width: `width` must be a text, a finite number, a bool, a list "
+        f"or a mapping, but got {got}.",
+    )
+
+
+def test_aliases_of_aliases_are_refused(written: Write) -> None:
+    rows = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    path = written("\n".join(["a0: &a0 [1]", *rows]))
+    _refused(path, f"{path}: A recipe holds at most 100,000 values.")
 
 
 def test_anchor_that_holds_itself_is_refused(written: Write) -> None:
     path = written("arms: &a [*a]\n")
     _refused(
         path,
-        f"{path}: A recipe holds texts, finite numbers, bools, lists and mappings: "
-        "Circular reference detected.",
+        f"{path}: The recipe is nested too deeply.",
     )
 
 
@@ -518,3 +533,61 @@ def test_reading_a_recipe_imports_no_torch(written: Write, tiny: dict[str, Any])
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+BLAMED = {
+    "activation": (
+        {"block": "residual", "hidden_layers": 2, "block_options": {"activation": "rleu"}},
+        "block_options.activation: Unknown activation 'rleu'. Did you mean 'relu'?",
+    ),
+    "option": (
+        {"block": "residual", "hidden_layers": 2, "block_options": {"activatoin": "relu"}},
+        "block_options.activatoin: Unknown residual option 'activatoin'. Did you mean "
+        "'activation'?",
+    ),
+    "shortcut": (
+        {"block": "residual", "depth": 20, "block_options": {"shortcut": "D"}},
+        "block_options.shortcut: `shortcut` must be one of 'A', 'B', 'C', but got 'D'.",
+    ),
+    "stem": (
+        {"block": "residual", "depth": 20, "stem": "cifr"},
+        "stem: `stem` must be one of 'cifar',",
+    ),
+    "depth": (
+        {"block": "residual", "depth": 21},
+        "depth: `depth` of a residual net must be 6n+2, but got 21. The nearest are 20 and 26.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("network", "sentence"), BLAMED.values(), ids=BLAMED)
+def test_network_that_cannot_be_built_names_the_key_to_blame(
+    tiny: dict[str, Any], network: dict[str, Any], sentence: str
+) -> None:
+    tiny |= {"arms": {"a": {"network": network | {"width": 8}}}, "claims": []}
+    match = f"^recipe, arms.a.network.{re.escape(sentence)}"
+    with pytest.raises(ConfigurationError, match=match):
+        make_plan(Study.from_dict(tiny))
+
+
+def test_callbacks_may_be_a_list_of_names_with_options(tiny: dict[str, Any]) -> None:
+    tiny["callbacks"] = ["TrainingErrorMonitor", {"GradientFlowMonitor": {"every_n_steps": 5}}]
+    assert Study.from_dict(tiny).callbacks == {
+        "TrainingErrorMonitor": {},
+        "GradientFlowMonitor": {"every_n_steps": 5},
+    }
+
+
+def test_callbacks_that_are_no_names_are_refused(tiny: dict[str, Any]) -> None:
+    sentence = (
+        "recipe, callbacks: `callbacks` must be a list of names, or of names with options, "
+        "but got [3]."
+    )
+    _refused({**tiny, "callbacks": [3]}, sentence, Study.from_dict)
+
+
+def test_seed_that_numpy_does_not_take_is_refused(tiny: dict[str, Any]) -> None:
+    sentence = (
+        "recipe, seeds: `seeds` must be whole numbers from 0 to 4294967295, but got 4294967296."
+    )
+    _refused({**tiny, "seeds": [2**32]}, sentence, Study.from_dict)

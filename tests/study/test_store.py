@@ -103,6 +103,8 @@ def test_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
         r"\S+ \(the first command\), since [-0-9T:+]+\. Wait until that ends, or choose another "
         r"`--output`\.$"
     )
+    with pytest.raises(ConfigurationError, match=pattern):
+        Store(tmp_path).check_free()
     with pytest.raises(ConfigurationError, match=pattern), Store(tmp_path).locked("mine"):
         pass
     holder.kill()
