@@ -14,6 +14,7 @@ from lightning_depth.networks._key_maps import (
     preactivated_keys,
     residual_keys,
 )
+from lightning_depth.networks._lenet import build_lenet5_1998
 from lightning_depth.networks._mobile import (
     build_mobilenet_v1,
     build_mobilenet_v2,
@@ -204,6 +205,12 @@ OTHERS: dict[str, Preset] = {
         hidden=(84,),
         activation="tanh",
         init="xavier",
+    ),
+    "depth_lenet5_1998": Preset(
+        build_lenet5_1998,
+        {},
+        {**image_config(32, 1, 10, channels=1), "first_conv": "stem.0.conv"},
+        levels=3,
     ),
     "depth_allconv6": all_convolutional(64, 64, 128, 128, 256),
     "depth_allconv6_1": all_convolutional(16, 16, 32, 32, 64),

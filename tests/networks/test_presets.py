@@ -84,6 +84,7 @@ PARAMETERS = {
     "depth_shufflenetv1_g4": 1_968_344,
     "depth_shufflenetv1_g8": 2_434_768,
     "depth_lenet5": 61_706,
+    "depth_lenet5_1998": 60_000,
     "depth_allconv6": 560_468,
     "depth_allconv6_1": 36_452,
     "depth_allconv6_2": 48_436,
@@ -166,6 +167,19 @@ def test_layers_of_lenet() -> None:
     weights = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
     counts = [sum(p.numel() for p in module.parameters()) for module in weights]
     assert counts == [156, 2_416, 48_120, 10_164, 850]
+
+
+def test_layers_of_lenet_1998() -> None:
+    network = timm.create_model("depth_lenet5_1998")
+    c1, (s2, c3), (s4, c5) = network.stem, *network.stages
+    layers = [c1, s2, c3, s4, c5, network.head.hidden]
+    counts = [sum(p.numel() for p in layer.parameters()) for layer in layers]
+    assert counts == [156, 12, 1_516, 32, 48_120, 10_164]
+    assert network.get_classifier().codes.numel() == 840
+    first = network.get_classifier().codes
+    network.reset_classifier(12)
+    assert torch.equal(network.get_classifier().codes[:10], first)
+    assert network(torch.randn(2, 1, 32, 32)).shape == (2, 12)
 
 
 def test_layers_of_alexnet_in_two_groups() -> None:
