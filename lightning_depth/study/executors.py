@@ -12,8 +12,8 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
@@ -91,7 +91,7 @@ class LocalExecutor(Executor):
         """Start importing Lightning in the server, while this process does something else."""
         if self._context.get_start_method() == "forkserver":
             self._context.set_forkserver_preload(_PRELOADED)
-            with _threads_set(self.threads), _interrupts_ignored():
+            with _threads_set(self.threads), _quiet_tracker(), _interrupts_ignored():
                 forkserver.ensure_running()
 
     def run(self, jobs: Sequence[Job]) -> Generator[Event, None, None]:
@@ -133,11 +133,22 @@ class LocalExecutor(Executor):
         return ours, process
 
 
+def _threads_set(threads: int) -> AbstractContextManager[None]:
+    """Hand the number of threads to a new process."""
+    return _environment(dict.fromkeys(_THREAD_SETTINGS, str(threads)))
+
+
+def _quiet_tracker() -> AbstractContextManager[None]:
+    """Keep Python's tracker of resources from telling of a lock that a killed worker had."""
+    filters = [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker:UserWarning"]
+    return _environment({"PYTHONWARNINGS": ",".join(filter(None, filters))})
+
+
 @contextmanager
-def _threads_set(threads: int) -> Iterator[None]:
-    """Hand the number of threads to a new process through its environment."""
-    before = {name: os.environ.get(name) for name in _THREAD_SETTINGS}
-    os.environ.update(dict.fromkeys(_THREAD_SETTINGS, str(threads)))
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Hand settings to a new process through its environment."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
         yield
     finally:
