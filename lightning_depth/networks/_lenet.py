@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -51,9 +49,6 @@ class Subsampling(nn.Module):
 class TableConv(nn.Module):
     """A 5 x 5 convolution whose maps each read only the maps that a table names."""
 
-    owner: Tensor
-    source: Tensor
-
     def __init__(self) -> None:
         super().__init__()
         pairs = [(out, read) for out, reads in enumerate(TABLE) for read in reads]
@@ -62,6 +57,7 @@ class TableConv(nn.Module):
         self.conv = nn.Conv2d(len(pairs), len(pairs), 5, groups=len(pairs), bias=False)
         self.bias = nn.Parameter(torch.empty(len(TABLE), 1, 1))
         self.act = ScaledTanh()
+        self.out_channels = len(TABLE)
         for kernel, (out, _) in zip(self.conv.weight.data, pairs, strict=True):
             bound = 2.4 / (25 * len(TABLE[out]))
             nn.init.uniform_(kernel, -bound, bound)
@@ -69,8 +65,9 @@ class TableConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the sixteen maps."""
-        single = self.conv(x.index_select(1, self.source))
-        shape = (single.shape[0], len(TABLE), single.shape[2], single.shape[3])
+        read = x.index_select(1, self.source)  # type: ignore[arg-type]
+        single = self.conv(read)
+        shape = (single.shape[0], self.out_channels, single.shape[2], single.shape[3])
         summed = single.new_zeros(shape).index_add(1, self.owner, single)
         return self.act(summed + self.bias)
 
@@ -78,20 +75,20 @@ class TableConv(nn.Module):
 class RadialUnits(nn.Module):
     """Output units whose logit is minus the squared distance to a fixed code of -1 and 1."""
 
-    codes: Tensor
-
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__()
-        self.register_buffer("codes", torch.empty(num_classes, num_features))
-        if not self.codes.is_meta:
+        codes = torch.empty(num_classes, num_features)
+        if not codes.is_meta:
             generator = torch.Generator(device="cpu").manual_seed(SEED)
             shape = (num_classes, num_features)
             drawn = torch.randint(0, 2, shape, generator=generator, device="cpu")
-            self.codes.copy_(2 * drawn - 1)
+            codes.copy_(2 * drawn - 1)
+        self.register_buffer("codes", codes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
-        return -(x.unsqueeze(1) - self.codes).square().sum(2)
+        difference = x.unsqueeze(1) - self.codes  # type: ignore[operator]
+        return -difference.square().sum(2)
 
 
 class RadialHead(HiddenHead):
@@ -128,10 +125,9 @@ def build_lenet5_1998(
         nn.Sequential(Subsampling(MAPS), TableConv()),
         nn.Sequential(Subsampling(len(TABLE)), c5),
     ]
-    for module in (c1.conv, c5.conv, head.hidden.linear1):
-        bound = 2.4 / math.prod(module.weight.shape[1:])  # type: ignore[union-attr, arg-type]
-        for parameter in module.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+    _start(c1, 25 * in_channels)
+    _start(c5, 25 * len(TABLE))
+    _start(head.hidden, 120)
     levels = [(MAPS, 1, "stem.0"), (len(TABLE), 2, "stages.0"), (120, 4, "stages.1")]
     return ConvNet(
         nn.Sequential(c1),
@@ -154,3 +150,9 @@ def _convolution(in_channels: int, channels: int) -> nn.Sequential:
     layer.add_module("conv", nn.Conv2d(in_channels, channels, 5))
     layer.add_module("act", ScaledTanh())
     return layer
+
+
+def _start(layer: nn.Module, fan_in: int) -> None:
+    """Draw weights and biases as the paper does, within 2.4 over the inputs of a unit."""
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -2.4 / fan_in, 2.4 / fan_in)

@@ -308,7 +308,10 @@ def test_smallest_presets_compile_into_one_graph(name: str) -> None:
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("name", ["depth_cifar_resnet20", "depth_cifar_revnet38", "depth_lenet5"])
+@pytest.mark.parametrize(
+    "name",
+    ["depth_cifar_resnet20", "depth_cifar_revnet38", "depth_lenet5", "depth_lenet5_1998"],
+)
 def test_scripts(name: str) -> None:
     network = timm.create_model(name, scriptable=True).eval()
     with warnings.catch_warnings():
