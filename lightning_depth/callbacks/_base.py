@@ -283,5 +283,5 @@ def _healthy_sentence(watchers: list[DepthCallback]) -> str:
     """What is said where nothing was found; empty where there was nothing to look at."""
     summaries = [summary for watcher in watchers if (summary := watcher._summary())]
     measured = any(len(watcher._history) for watcher in watchers)
-    opening = "Depth is not the problem, as far as was measured." if measured else ""
+    opening = "No problem of depth was found in what was measured." if measured else ""
     return " ".join([opening, *summaries]).strip()

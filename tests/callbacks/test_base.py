@@ -171,7 +171,7 @@ def test_one_box_for_all_callbacks(capsys: pytest.CaptureFixture[str]) -> None:
 def test_healthy_run_says_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
     fit(Counter())
     text = " ".join(re.sub(r"[|+-]+", " ", capsys.readouterr().out).split())
-    sentence = "Depth is not the problem, as far as was measured. Counter took 12 measurements."
+    sentence = "No problem of depth was found in what was measured. Counter took 12 measurements."
     assert sentence in text
 
 
@@ -181,7 +181,7 @@ def test_run_that_measured_nothing_is_not_called_healthy(
     fit(Counter(), limit_train_batches=0)
     text = capsys.readouterr().out
     assert "Counter took 0 measurements." in text
-    assert "not the problem" not in text
+    assert "No problem of depth" not in text
 
 
 def test_callback_with_nothing_to_say_prints_no_box(
