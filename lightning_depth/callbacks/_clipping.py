@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from enum import Enum
 
 import lightning.pytorch as pl
 
+from lightning_depth.callbacks._norms import HostNorms
 from lightning_depth.functional.gradients import clipped_norm
 
 __all__ = ["Clipping", "norm_after", "read_clipping"]
@@ -46,7 +46,7 @@ def _is_lightnings(method: object) -> bool:
 
 
 def norm_after(
-    clipping: Clipping, norm: float, limit: float | None, measured: Sequence[float | None] | None
+    clipping: Clipping, norm: float, limit: float | None, measured: HostNorms | None
 ) -> float:
     """Return the norm after clipping; not-a-number where it is not known (yet)."""
     if clipping is Clipping.NONE:
@@ -55,4 +55,4 @@ def norm_after(
         return clipped_norm(norm, float(limit))
     if measured is None:
         return math.nan
-    return math.hypot(*(value for value in measured if value is not None))
+    return measured.total()

@@ -11,9 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 
-from lightning_depth.callbacks._gradients import LayerGradient, Reading
+import numpy as np
+
+from lightning_depth.callbacks._reading import FEWEST, Column, LayerGradient, Reading
 from lightning_depth.findings import Finding, FindingKind, Severity
 from lightning_depth.functional.gradients import GradientFlow, gradient_flow
 
@@ -32,24 +35,39 @@ HIGHEST_UPDATE = 0.2
 LOWEST_LOSS_SCALE = 1.0
 """A GradScaler that went below it found no scale at which half precision holds."""
 
-_FEWEST = 3
-"""Layers that a trend needs."""
-
 
 @dataclass(frozen=True)
 class Flow:
     """One reading with its trend over depth."""
 
     reading: Reading
-    trend: GradientFlow
-    ends: float
-    """Powers of ten between the median of the last third of the layers and that of the first."""
-    level: float
-    """Median gradient of the blocks over the largest gradient of any parameter."""
-    layers: tuple[LayerGradient, ...]
-    """The layers in the trend."""
+    ratios: Column
+    """What the trend is fitted to, for each layer in it."""
     subject: str
     """What the trend is of, in words."""
+
+    @cached_property
+    def trend(self) -> GradientFlow:
+        """The fitted line over depth."""
+        return gradient_flow(self.reading.watched.trend_depths, self.ratios)
+
+    @cached_property
+    def ends(self) -> float:
+        """Powers of ten between the median of the last third of the layers and of the first."""
+        logs = [math.log10(ratio) for ratio in self.ratios.tolist() if 0 < ratio < math.inf]
+        third = len(logs) // 3
+        return median(logs[-third:]) - median(logs[:third]) if third else math.nan
+
+    @property
+    def level(self) -> float:
+        """Median gradient of the blocks over the largest gradient of any parameter."""
+        reading = self.reading
+        return _median(reading.grad_rms[reading.watched.trend]) / (reading.peak_rms or math.nan)
+
+    @cached_property
+    def layers(self) -> tuple[LayerGradient, ...]:
+        """The layers in the trend."""
+        return tuple(self.reading.layers[place] for place in self.reading.watched.trend)
 
     @property
     def decades(self) -> float:
@@ -68,47 +86,25 @@ def read_flow(reading: Reading) -> Flow:
     It is that of the gradients of the outputs where they were measured, and of the ratio of
     gradient to weight otherwise.
     """
-    layers = _layers_of_trend(reading.layers)
-    outputs = [layer.output_rms for layer in layers]
-    measured = sum(map(math.isfinite, outputs)) >= _FEWEST
-    ratios = outputs if measured else [layer.grad_to_weight for layer in layers]
-    trend = gradient_flow([float(layer.layer.depth) for layer in layers], ratios)
-    return Flow(
-        reading=reading,
-        trend=trend,
-        ends=_fall_between_ends(ratios),
-        level=_median([layer.grad_rms for layer in layers]) / (reading.peak_rms or math.nan),
-        layers=tuple(layers),
-        subject="taken at the layers' outputs" if measured else "held against the weights",
-    )
+    places = reading.watched.trend
+    outputs = None if reading.output_rms is None else reading.output_rms[places]
+    if outputs is not None and np.isfinite(outputs).sum() >= FEWEST:
+        return Flow(reading, outputs, "taken at the layers' outputs")
+    return Flow(reading, reading.grad_to_weight[places], "held against the weights")
 
 
-def _layers_of_trend(layers: Sequence[LayerGradient]) -> list[LayerGradient]:
-    """The blocks where there are enough of them, otherwise every layer with a matrix of weights."""
-    blocks = [layer for layer in layers if layer.layer.role == "block" and layer.is_matrix]
-    return blocks if len(blocks) >= _FEWEST else [layer for layer in layers if layer.is_matrix]
-
-
-def _fall_between_ends(ratios: Sequence[float]) -> float:
-    logs = [math.log10(ratio) for ratio in ratios if 0 < ratio < math.inf]
-    third = len(logs) // 3
-    if not third:
-        return math.nan
-    return median(logs[-third:]) - median(logs[:third])
-
-
-def _median(values: Sequence[float]) -> float:
-    kept = [value for value in values if math.isfinite(value)]
+def _median(values: Column) -> float:
+    kept = [value for value in values.tolist() if math.isfinite(value)]
     return median(kept) if kept else math.nan
 
 
-def judge(flow: Flow, update_to_weight: Sequence[float] | None, *, scaled: bool) -> list[Finding]:
+def judge(flow: Flow, update_to_weight: Column | None, *, scaled: bool) -> list[Finding]:
     """Return what one reading says, as if it were to last.
 
     Args:
         flow: The reading with its trend.
-        update_to_weight: For each layer of the trend, how much of itself a step changed; None
-            where it was not measured.
+        update_to_weight: For each watched layer, how much of itself a step changed; None where
+            it was not measured.
         scaled: Whether a GradScaler skips steps with a non-finite gradient.
 
     Returns:
@@ -126,10 +122,10 @@ def judge(flow: Flow, update_to_weight: Sequence[float] | None, *, scaled: bool)
 
 
 def _judge_bare(reading: Reading) -> list[Finding]:
+    if not reading.bare:
+        return []
     bare = [layer for layer in reading.layers if layer.bare]
     names = [name for layer in bare for name in layer.bare]
-    if not names:
-        return []
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     whole = any(math.isnan(layer.grad_rms) for layer in bare)
     return [
@@ -168,16 +164,20 @@ def _nonfinite(reading: Reading, *, scaled: bool) -> Finding:
 
 
 def _judge_trend(flow: Flow, *, rising: bool) -> list[Finding]:
+    """The ends are looked at first: where they agree, no line need be fitted."""
     if rising:
-        steep = flow.decades <= -EXPLODING_DECADES
+        steep = flow.ends <= -EXPLODING_DECADES and flow.decades <= -EXPLODING_DECADES
         return [_exploding_toward_input(flow)] if steep else []
     if cut := _cut_layers(flow):
         return [_cut_off(flow, cut)]
-    return [_vanishing(flow)] if flow.decades >= VANISHING_DECADES else []
+    steep = flow.ends >= VANISHING_DECADES and flow.decades >= VANISHING_DECADES
+    return [_vanishing(flow)] if steep else []
 
 
 def _cut_layers(flow: Flow) -> list[LayerGradient]:
     """Layers whose gradient is exactly zero while others have one."""
+    if flow.reading.grad_rms.all():
+        return []
     cut = [layer for layer in flow.layers if layer.grad_rms == 0.0]
     return cut if len(cut) < len(flow.layers) or flow.reading.norm > 0 else []
 
@@ -238,11 +238,11 @@ def _fold(factor: float) -> str:
     return f"{factor:.0f}-fold" if factor < 1e4 else f"by a factor of {factor:.0e}"
 
 
-def _judge_size(flow: Flow, update_to_weight: Sequence[float] | None) -> list[Finding]:
-    update = _median(update_to_weight or [])
+def _judge_size(flow: Flow, update_to_weight: Column | None) -> list[Finding]:
+    update = _median(update_to_weight) if update_to_weight is not None else math.nan
     if update > HIGHEST_UPDATE:
         return [_too_large_steps(flow, update)]
-    ratio = _median([layer.grad_to_weight for layer in flow.layers])
+    ratio = _median(flow.reading.grad_to_weight[flow.reading.watched.trend])
     if ratio > HIGHEST_RATIO:
         return [_too_large_gradients(flow, ratio)]
     return []

@@ -43,14 +43,26 @@ def confirm(
     return streaks.confirm(scope.key, record.step, seen, certain)
 
 
-def scalars_of(scope: Scope, record: Record, completed: Record | None) -> dict[str, float]:
-    """Return the totals that are logged, few where there are several optimizers.
+def scalars_of(
+    scope: Scope, record: Record, completed: Record | None, *, log_layers: bool
+) -> dict[str, float]:
+    """Return what is logged, few totals where there are several optimizers.
 
     Args:
         scope: The optimizer that was measured.
         record: The measurement.
         completed: The measurement before, if what its step changed is known now.
+        log_layers: Whether the ratio of every layer is logged beside the totals.
     """
+    scalars = _totals(scope, record, completed)
+    if log_layers:
+        reading = record.flow.reading
+        ratios = zip(reading.watched.names, reading.grad_to_weight.tolist(), strict=True)
+        scalars |= {f"grad_to_weight/{name}": ratio for name, ratio in ratios}
+    return scalars
+
+
+def _totals(scope: Scope, record: Record, completed: Record | None) -> dict[str, float]:
     known = completed or record
     reading, trend = record.flow.reading, record.flow.trend
     scalars = {"norm": reading.norm}

@@ -6,52 +6,40 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter, is_lazy
 
-from lightning_depth.callbacks._norms import Norms, exact_norms, is_doubtful, local_part
+from lightning_depth.callbacks._norms import HostNorms, Norms, exact_norms, is_doubtful, local_part
+from lightning_depth.callbacks._reading import Column, Reading, Watched, ratio
 from lightning_depth.callbacks._sharding import Sharding
 from lightning_depth.callbacks._sources import PLAIN, Source
 from lightning_depth.layers import Layer, clean_name, layer_parameters
 
-__all__ = ["GradientTable", "LayerGradient", "Reading"]
+__all__ = ["GradientTable"]
 
 
 @dataclass(frozen=True)
-class LayerGradient:
-    """What was read of one layer; not-a-number where there was nothing to read."""
+class _Segments:
+    """Which parameters each layer is judged by, as places that lie next to each other."""
 
-    layer: Layer
-    grad_rms: float
-    weight_rms: float
-    nonfinite: int
-    bare: tuple[str, ...]
-    """Names of the parameters that want a gradient and got none."""
-    is_matrix: bool
-    """Whether the layer has weights of two dimensions or more, which set it in the trend."""
-    output_rms: float = math.nan
-    """RMS of the gradient with respect to the layer's output, where that is measured."""
+    places: NDArray[np.intp]
+    starts: NDArray[np.intp]
+    numel: Column
+    layer: NDArray[np.intp]
+    """For each place its layer."""
 
-    @property
-    def grad_to_weight(self) -> float:
-        """RMS of the gradient over RMS of the weight."""
-        return self.grad_rms / self.weight_rms if self.weight_rms else math.nan
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What was read of one optimizer's parameters at one step."""
-
-    layers: tuple[LayerGradient, ...]
-    norm: float
-    nonfinite: int
-    peak_rms: float
-    """Largest RMS of any parameter's gradient: the scale at which the loss pulls."""
-    loss_scale: float
-    """Factor of a GradScaler, 1 without one."""
-    earlier: tuple[float | None, ...]
-    """What was queued by an earlier step, read in the same copy."""
+    def rms(self, norms: Column, counted: NDArray[np.bool_] | None = None) -> Column:
+        """Return the RMS of each layer over those of its parameters that count."""
+        if not len(self.places):
+            return np.empty(0)
+        values, numel = norms[self.places], self.numel
+        if counted is not None:
+            values, numel = np.where(counted, values, 0.0), np.where(counted, numel, 0.0)
+        total = np.hypot.reduceat(values, self.starts)
+        return ratio(total, np.sqrt(np.add.reduceat(numel, self.starts)))
 
 
 class GradientTable:
@@ -84,26 +72,25 @@ class GradientTable:
         self._names = [names.get(id(parameter), "unnamed") for parameter in self._parameters]
         owners = _owners(layers)
         owner = [owners.get(id(parameter)) for parameter in self._parameters]
-        self.layers = [layer for layer in layers if layer.name in owner]
+        own = tuple(layer for layer in layers if layer.name in owner)
         shapes = [sharding.shape(parameter) for parameter in self._parameters]
-        self._numel = [max(math.prod(shape), 1) for shape in shapes]
-        self._members = {
-            layer.name: [place for place, name in enumerate(owner) if name == layer.name]
-            for layer in self.layers
-        }
-        self._weights = {
-            name: [place for place in places if len(shapes[place]) > 1] or places
-            for name, places in self._members.items()
-        }
-        self._matrix = {
-            name for name, places in self._weights.items() if len(shapes[places[0]]) > 1
-        }
-        self._watched = sorted(place for places in self._weights.values() for place in places)
+        self._root_numel = np.sqrt([max(math.prod(shape), 1) for shape in shapes])
+        self._members = [
+            [place for place, name in enumerate(owner) if name == layer.name] for layer in own
+        ]
+        judged = [
+            [place for place in places if len(shapes[place]) > 1] or places
+            for places in self._members
+        ]
+        self.layers = Watched(own, tuple(len(shapes[places[0]]) > 1 for places in judged))
+        self._compared = sorted(place for places in judged for place in places)
+        self._judged = _segments(judged, self._root_numel**2)
         self._shares = [sharding.shares.get(id(p), 1.0) for p in self._parameters]
+        self._compared_shares = [self._shares[place] for place in self._compared]
         self._group = sharding.group
         self._device = device
         self._source = source
-        self._last_weights: dict[int, float | None] = {}
+        self._last_weights: Column | None = None
 
     @property
     def is_sharded(self) -> bool:
@@ -111,13 +98,13 @@ class GradientTable:
         return self._group is not None
 
     def gradients(self) -> list[Tensor | None]:
-        """Return what this rank holds of every gradient."""
-        return [local_part(self._source.gradient(parameter)) for parameter in self._parameters]
+        """Return every gradient, as the strategy keeps it."""
+        return list(map(self._source.gradient, self._parameters))
 
     def weights(self) -> list[Tensor | None]:
         """Return what this rank holds of the weights by which layers are judged."""
         read = self._source.weight
-        return [local_part(read(self._parameters[place])) for place in self._watched]
+        return [local_part(read(self._parameters[place])) for place in self._compared]
 
     def queue_gradients(self, gradients: Sequence[Tensor | None]) -> Norms:
         """Return the norms of gradients, on their way to the host."""
@@ -125,8 +112,9 @@ class GradientTable:
 
     def queue_weights(self, weights: Sequence[Tensor | None]) -> Norms:
         """Return the norms of weights, or of changes of weights, on their way to the host."""
-        return self._queue(weights, [self._shares[place] for place in self._watched])
+        return self._queue(weights, self._compared_shares)
 
+    @torch.no_grad()
     def read(
         self,
         scale: Tensor | None = None,
@@ -146,28 +134,23 @@ class GradientTable:
         Returns:
             None where no parameter has a gradient on any rank.
         """
-        reuse = reuse_weights and bool(self._last_weights)
+        reuse = reuse_weights and self._last_weights is not None
         gradients, weights = self.gradients(), [] if reuse else self.weights()
         queued = self.queue_gradients(gradients)
-        weight_slots = queued.absorb(Norms(self._device) if reuse else self.queue_weights(weights))
-        scale_slots = queued.absorb(self._queue([scale], [1.0 / self._ranks()]))
+        weight_slots = queued.add(weights, None if reuse else self._compared_shares)
+        scale_slots = queued.add([scale], [1.0 / self._ranks()]) if scale is not None else range(0)
         earlier_slots = queued.absorb(earlier) if earlier is not None else range(0)
         values = queued.read(self._group)
-        norms = values[: scale_slots.start]  # of gradients, then of weights
-        if all(norm is None for norm in norms[: weight_slots.start]):
+        norms = values[range(len(gradients))]
+        if not norms.present.any():
             return None
-        bad = self._repeat([*gradients, *weights], norms)
-        if not reuse:
-            self._last_weights = dict(zip(self._watched, norms[weight_slots.start :], strict=True))
-        loss_scale = values[scale_slots.start] or 1.0
-        factor = 1.0 / loss_scale if unscale else 1.0
-        return self._assemble(
-            [norm and norm * factor for norm in norms[: weight_slots.start]],
-            self._last_weights,
-            bad,
-            loss_scale,
-            tuple(values[slot] for slot in earlier_slots),
-        )
+        bad = self._repeat([*gradients, *weights], values[range(weight_slots.stop)])
+        if not reuse or self._last_weights is None:
+            self._last_weights = self._by_place(values[weight_slots].values)
+        loss_scale = float(values[scale_slots].values[0]) if scale is not None else 1.0
+        if unscale:
+            norms = HostNorms(norms.values / loss_scale, norms.present)
+        return self._assemble(norms, self._last_weights, bad, loss_scale, values[earlier_slots])
 
     @property
     def device(self) -> torch.device:
@@ -178,7 +161,7 @@ class GradientTable:
         self,
         reading: Reading,
         names: Sequence[str],
-        norms: Sequence[float | None],
+        norms: HostNorms,
         numels: Mapping[str, int],
     ) -> Reading:
         """Return a reading with the gradients of the layers' outputs.
@@ -195,23 +178,25 @@ class GradientTable:
         ranks = self._ranks()
         rms = {
             name: norm / math.sqrt(numels[name] * ranks) / (reading.loss_scale * ranks)
-            for name, norm in zip(names, norms, strict=True)
+            for name, norm in zip(names, norms.to_list(), strict=True)
             if norm is not None and numels.get(name)
         }
-        layers = tuple(
-            replace(layer, output_rms=rms.get(layer.layer.name, math.nan))
-            for layer in reading.layers
-        )
-        return replace(reading, layers=layers)
+        column = np.array([rms.get(layer.name, math.nan) for layer in reading.watched.layers])
+        return replace(reading, output_rms=column)
 
-    def read_queued(self, queued: Norms) -> list[float | None]:
+    def read_queued(self, queued: Norms) -> HostNorms:
         """Return norms that were queued, in a copy of their own."""
         return queued.read(self._group)
 
-    def layer_norms(self, norms: Sequence[float | None]) -> list[float]:
+    def layer_norms(self, norms: HostNorms) -> Column:
         """Return the RMS of each layer from what ``queue_weights`` read."""
-        squares = dict(zip(self._watched, norms, strict=True))
-        return [self._rms(squares, self._weights[layer.name]) for layer in self.layers]
+        return self._judged.rms(self._by_place(norms.values))
+
+    def _by_place(self, norms: Column) -> Column:
+        """Spread what belongs to the weights that layers are judged by over all parameters."""
+        column = np.full(len(self._parameters), np.nan)
+        column[self._compared] = norms
+        return column
 
     def _queue(self, tensors: Sequence[Tensor | None], shares: Sequence[float]) -> Norms:
         norms = Norms(self._device)
@@ -221,80 +206,82 @@ class GradientTable:
     def _ranks(self) -> int:
         return 1 if self._group is None else self._group.size()
 
-    def _repeat(
-        self, tensors: Sequence[Tensor | None], norms: list[float | None]
-    ) -> dict[int, int]:
+    def _repeat(self, tensors: Sequence[Tensor | None], norms: HostNorms) -> dict[int, int]:
         """Replace norms that float32 cannot hold, in place; return counts of bad elements."""
-        places = [
-            place for place, norm in enumerate(norms) if norm is not None and is_doubtful(norm)
-        ]
+        places = np.flatnonzero(is_doubtful(norms)).tolist()
         if not places:
             return {}
-        shares = [*self._shares, *(self._shares[place] for place in self._watched)]
-        values = exact_norms(
-            self._device, [tensors[place] for place in places], [shares[place] for place in places]
+        shares = [*self._shares, *self._compared_shares]
+        exact = exact_norms(
+            self._device,
+            [local_part(tensors[place]) for place in places],
+            [shares[place] for place in places],
         ).read(self._group)
-        for place, norm in zip(places, values, strict=False):
-            norms[place] = norm
-        roots = values[len(places) :]
-        counts = {place: round(root**2) for place, root in zip(places, roots, strict=True) if root}
-        return {place: count for place, count in counts.items() if place < len(self._parameters)}
+        norms.values[places] = exact.values[: len(places)]
+        counts = np.rint(exact.values[len(places) :] ** 2).astype(int).tolist()
+        return {
+            place: count
+            for place, count in zip(places, counts, strict=True)
+            if count and place < len(self._parameters)
+        }
 
     def _assemble(
         self,
-        norms: Sequence[float | None],
-        weights: Mapping[int, float | None],
-        bad: dict[int, int],
+        norms: HostNorms,
+        weights: Column,
+        bad: Mapping[int, int],
         loss_scale: float,
-        earlier: tuple[float | None, ...],
+        earlier: HostNorms,
     ) -> Reading:
-        gradients = dict(enumerate(norms))
+        counted, bare = None, {}
+        if not norms.present.all():
+            counted, bare = norms.present[self._judged.places], self._bare(norms.present)
         return Reading(
-            layers=tuple(
-                self._assemble_layer(layer, gradients, weights, bad) for layer in self.layers
-            ),
-            norm=math.hypot(*(norm for norm in norms if norm is not None)),
+            watched=self.layers,
+            grad_rms=self._judged.rms(norms.values, counted),
+            weight_rms=self._judged.rms(weights, self._held_against(counted)),
+            output_rms=None,
+            bad_by_layer=self._bad_by_layer(bad),
+            bare=bare,
+            norm=norms.total(),
             nonfinite=sum(bad.values()),
-            peak_rms=max(
-                norm / math.sqrt(numel)
-                for norm, numel in zip(norms, self._numel, strict=True)
-                if norm is not None
-            ),
+            peak_rms=float((norms.values / self._root_numel)[norms.present].max()),
             loss_scale=loss_scale,
             earlier=earlier,
         )
 
-    def _assemble_layer(
-        self,
-        layer: Layer,
-        gradients: Mapping[int, float | None],
-        weights: Mapping[int, float | None],
-        bad: dict[int, int],
-    ) -> LayerGradient:
-        judged, members = self._weights[layer.name], self._members[layer.name]
-        bare = [place for place in members if gradients[place] is None]
-        moved = [place for place in judged if place not in bare] if bare else judged
-        return LayerGradient(
-            layer=layer,
-            grad_rms=self._rms(gradients, moved),
-            weight_rms=self._rms(weights, moved or judged),
-            nonfinite=sum(bad.get(place, 0) for place in members) if bad else 0,
-            bare=tuple(self._names[place] for place in bare if self._wants_gradient(place)),
-            is_matrix=layer.name in self._matrix,
-        )
+    def _held_against(self, counted: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+        """Weights that a gradient is held against; all of a layer that has no gradient."""
+        if counted is None:
+            return None
+        moved = np.logical_or.reduceat(counted, self._judged.starts)
+        return counted | ~moved[self._judged.layer]
 
-    def _wants_gradient(self, place: int) -> bool:
-        return self._parameters[place].requires_grad
+    def _bare(self, present: NDArray[np.bool_]) -> dict[int, tuple[str, ...]]:
+        wanting = [
+            not there and parameter.requires_grad
+            for there, parameter in zip(present.tolist(), self._parameters, strict=True)
+        ]
+        names = {
+            place: tuple(self._names[member] for member in members if wanting[member])
+            for place, members in enumerate(self._members)
+        }
+        return {place: found for place, found in names.items() if found}
 
-    def _rms(self, norms: Mapping[int, float | None], places: Sequence[int]) -> float:
-        """The RMS over several parameters, not-a-number where none was read."""
-        if len(places) == 1:  # most layers have one matrix, and there may be hundreds of layers
-            norm = norms[places[0]]
-            return math.nan if norm is None else norm / math.sqrt(self._numel[places[0]])
-        known = [norm for place in places if (norm := norms[place]) is not None]
-        if not places or len(known) < len(places):
-            return math.nan
-        return math.hypot(*known) / math.sqrt(sum(self._numel[place] for place in places))
+    def _bad_by_layer(self, bad: Mapping[int, int]) -> dict[int, int]:
+        if not bad:
+            return {}
+        return {
+            place: sum(bad.get(member, 0) for member in members)
+            for place, members in enumerate(self._members)
+        }
+
+
+def _segments(judged: Sequence[Sequence[int]], numel: Column) -> _Segments:
+    places = np.array([place for members in judged for place in members], dtype=np.intp)
+    starts = np.cumsum([0, *map(len, judged)])[:-1]
+    layer = np.repeat(np.arange(len(judged)), [len(members) for members in judged])
+    return _Segments(places, starts, numel[places], layer)
 
 
 def _owners(layers: Sequence[Layer]) -> dict[int, str]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from lightning_depth.errors import check_count
 
 __all__ = ["History"]
+
+
+_LOT = 32
+"""Records made at once: the code that makes them is then in the processor's cache."""
 
 
 class _Record(NamedTuple):
@@ -46,13 +51,20 @@ class History:
         self._capacity = check_count("capacity", capacity, minimum=4)
         self._records: list[_Record] = []
         self._appended = 0
+        self._waiting: list[Callable[[], Mapping[str, Any]]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What waits belongs to a run that copies know nothing of."""
+        self._settle()
+        return vars(self)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, History) and vars(self) == vars(other)
+        return isinstance(other, History) and self.__getstate__() == other.__getstate__()
 
     __hash__ = None  # type: ignore[assignment] # it changes
 
     def __len__(self) -> int:
+        self._settle()
         return len(self._records)
 
     def append(self, **columns: Any) -> None:
@@ -62,6 +74,7 @@ class History:
             **columns: A sequence (tuple, list or tensor) holds one value a row; anything else
                 holds for all rows.
         """
+        self._settle()
         cells = {name: _frozen(value) for name, value in columns.items()}
         rows = max((len(cell) for cell in cells.values() if isinstance(cell, tuple)), default=1)
         floats = array("f")
@@ -74,8 +87,24 @@ class History:
         if len(self._records) > self._capacity:
             self._thin()
 
+    def defer(self, columns: Callable[[], Mapping[str, Any]]) -> None:
+        """Add one record whose columns are made when the history is read, or a few at a time.
+
+        Args:
+            columns: Returns what ``append`` takes.
+        """
+        self._waiting.append(columns)
+        if len(self._waiting) == _LOT:
+            self._settle()
+
+    def _settle(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for columns in waiting:
+            self.append(**columns())
+
     def table(self) -> dict[str, list[Any]]:
         """Return the columns, all of one length; ``pandas.DataFrame`` accepts them."""
+        self._settle()
         rows = [record.rows for record in self._records]
         columns: dict[str, list[Any]] = {
             name: [value for cell, n in zip(cells, rows, strict=True) for value in _spread(cell, n)]
@@ -85,11 +114,13 @@ class History:
 
     def clear(self) -> None:
         """Forget everything."""
+        self._waiting.clear()
         self._records.clear()
         self._appended = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain containers and a tensor for each column of floats."""
+        self._settle()
         return {
             "appended": self._appended,
             "numbers": [record.number for record in self._records],
@@ -142,7 +173,7 @@ class History:
 
 
 def _frozen(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, (torch.Tensor, np.ndarray)):
         value = value.tolist()
     return tuple(value) if isinstance(value, (list, tuple)) else value
 

@@ -8,27 +8,37 @@ is summed over the ranks as squares before it is copied; a full tensor is never 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Norms", "exact_norms", "is_doubtful", "local_part"]
+__all__ = ["HostNorms", "Norms", "exact_norms", "is_doubtful", "is_plain", "local_part"]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+_KIND = attrgetter("__class__", "layout", "dtype", "device")
 _SMALLEST_TRUSTED = 1e-18
 """Below it the squares that float32 sums are subnormal and lose their digits."""
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Return whether a tensor is wholly here and made of real numbers, as nearly all are."""
+    return type(tensor) in _PLAIN and tensor.layout is torch.strided and not tensor.is_complex()
+
+
 def local_part(tensor: Tensor | None) -> Tensor | None:
-    """Return what this rank holds of a tensor, as plain real numbers; None where it holds none."""
-    if tensor is None:
-        return None
-    if type(tensor) in _PLAIN and tensor.layout is torch.strided and not tensor.is_complex():
-        return tensor.detach()
+    """Return what this rank holds of a tensor, as plain real numbers; None where it holds none.
+
+    To be called where autograd does not record, since a plain tensor is returned as it is.
+    """
+    if tensor is None or is_plain(tensor):
+        return tensor
     tensor = tensor.detach()
     if hasattr(tensor, "to_local"):  # DTensor, without paying for its import
         tensor = _local(tensor)
@@ -50,14 +60,50 @@ def _local(tensor: Any) -> Tensor:
     return local
 
 
-def is_doubtful(norm: float) -> bool:
-    """Return whether a float32 norm may have under- or overflowed, so that float64 must repeat it.
+@dataclass(frozen=True)
+class HostNorms:
+    """Norms on the host, one a slot.
+
+    Args:
+        values: The norms; not-a-number where there is none.
+        present: Whether any rank held a tensor; a norm that is there may be not-a-number too.
 
     Example:
-        >>> [is_doubtful(norm) for norm in (1.0, 0.0, float("inf"))]
+        >>> HostNorms(np.array([5.0, np.nan]), np.array([True, False])).to_list()
+        [5.0, None]
+    """
+
+    values: NDArray[np.float64]
+    present: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        """Return the number of slots."""
+        return len(self.values)
+
+    def __getitem__(self, slots: slice | range) -> HostNorms:
+        """Return some slots, next to each other."""
+        part = slice(slots.start, slots.stop)
+        return HostNorms(self.values[part], self.present[part])
+
+    def total(self) -> float:
+        """Return the norm over all slots."""
+        return float(np.hypot.reduce(self.values[self.present], initial=0.0))
+
+    def to_list(self) -> list[float | None]:
+        """Return plain numbers, None where there is no norm."""
+        pairs = zip(self.values.tolist(), self.present.tolist(), strict=True)
+        return [value if there else None for value, there in pairs]
+
+
+def is_doubtful(norms: HostNorms) -> NDArray[np.bool_]:
+    """Return which float32 norms may have under- or overflowed, so that float64 must repeat them.
+
+    Example:
+        >>> is_doubtful(HostNorms(np.array([1.0, 0.0, np.inf]), np.ones(3, bool))).tolist()
         [False, True, True]
     """
-    return norm < _SMALLEST_TRUSTED or norm == math.inf or norm != norm
+    trusted = (norms.values >= _SMALLEST_TRUSTED) & (norms.values < np.inf)
+    return norms.present & ~trusted
 
 
 class Norms:
@@ -70,7 +116,7 @@ class Norms:
         >>> norms = Norms(torch.device("cpu"))
         >>> norms.add([torch.tensor([3.0, 4.0]), None])
         range(0, 2)
-        >>> norms.read()
+        >>> norms.read().to_list()
         [5.0, None]
     """
 
@@ -85,7 +131,7 @@ class Norms:
         """Queue the norms of tensors, one slot each.
 
         Args:
-            tensors: What ``local_part`` returned; the slot of None reads as None.
+            tensors: Of any kind; the slot of None reads as None.
             shares: For each tensor the share of this rank's square that counts in the sum over
                 ranks: 1 where ranks hold different pieces, 1/n where n ranks hold the same one.
 
@@ -93,18 +139,9 @@ class Norms:
             The slots, to be looked up in what ``read`` returns.
         """
         first = self._size
-        groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[int]]] = {}
-        for slot, tensor in enumerate(tensors, first):
-            if tensor is None:
-                continue
-            group = groups.get((tensor.device, tensor.dtype))
-            if group is None:
-                group = groups[tensor.device, tensor.dtype] = ([], [])
-            group[0].append(tensor)
-            group[1].append(slot)
-        for (_, dtype), (members, slots) in groups.items():
-            self._parts.append(_stack_norms(members, dtype))
-            self._slots += slots
+        for members, slots in _groups(tensors):
+            self._parts.append(_stack_norms(members))
+            self._slots += [first + slot for slot in slots]
         self._size += len(tensors)
         self._shares += shares if shares is not None else [1.0] * len(tensors)
         return range(first, self._size)
@@ -122,29 +159,26 @@ class Norms:
         self._size += other._size
         return range(first, self._size)
 
-    def read(self, group: torch.distributed.ProcessGroup | None = None) -> list[float | None]:
+    def read(self, group: torch.distributed.ProcessGroup | None = None) -> HostNorms:
         """Return the norms, in the order of their slots.
 
         Args:
             group: Ranks over which the squares are summed; no communication by default.
-
-        Returns:
-            One number a slot, None where no rank held a tensor.
         """
-        values: list[float | None] = [None] * self._size
         if group is not None:
             return self._read_summed(group)
+        values, present = np.full(self._size, np.nan), np.zeros(self._size, dtype=bool)
         if self._parts:
-            for slot, value in zip(self._slots, self._join().tolist(), strict=True):
-                values[slot] = value
-        return values
+            values[self._slots] = self._join().tolist()
+            present[self._slots] = True
+        return HostNorms(values, present)
 
     def _join(self) -> Tensor:
         if len(self._parts) == 1:
             return self._parts[0]
         return torch.cat([part.to(self._device) for part in self._parts])
 
-    def _read_summed(self, group: torch.distributed.ProcessGroup) -> list[float | None]:
+    def _read_summed(self, group: torch.distributed.ProcessGroup) -> HostNorms:
         squares = torch.zeros(2, self._size, dtype=torch.float64, device=self._device)
         if self._parts:
             slots = torch.tensor(self._slots, device=self._device)
@@ -152,8 +186,8 @@ class Norms:
             squares[0, slots] = self._join().to(torch.float64).square() * shares[slots]
             squares[1, slots] = 1.0
         torch.distributed.all_reduce(squares, group=group)
-        sums, holders = squares.tolist()
-        return [math.sqrt(s) if n else None for s, n in zip(sums, holders, strict=True)]
+        sums, holders = np.array(squares.tolist())
+        return HostNorms(np.where(holders > 0, np.sqrt(sums), np.nan), holders > 0)
 
 
 def exact_norms(
@@ -173,7 +207,7 @@ def exact_norms(
 
     Example:
         >>> huge = torch.tensor([3e30, 4e30])
-        >>> norm, root = exact_norms(torch.device("cpu"), [huge]).read()
+        >>> norm, root = exact_norms(torch.device("cpu"), [huge]).read().to_list()
         >>> f"{norm:.3g}", root
         ('5e+30', 0.0)
     """
@@ -196,10 +230,30 @@ def _root_of_bad_count(tensor: Tensor) -> Tensor:
     return tensor.isfinite().logical_not_().sum().to(torch.float32).sqrt_()
 
 
-def _stack_norms(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
-    narrow = dtype in (torch.float16, torch.bfloat16)
+def _groups(tensors: Sequence[Tensor | None]) -> list[tuple[list[Tensor], list[int]]]:
+    """Tensors of one kind together, as what this rank holds of them, with their places."""
+    places = [place for place, tensor in enumerate(tensors) if tensor is not None]
+    present = [tensor for tensor in tensors if tensor is not None]
+    kinds = list(map(_KIND, present))  # a loop in C: there may be hundreds
+    if len(set(kinds)) == 1:
+        return [(_local_parts(present), places)]
+    return [
+        (
+            _local_parts([t for t, own in zip(present, kinds, strict=True) if own == kind]),
+            [place for place, own in zip(places, kinds, strict=True) if own == kind],
+        )
+        for kind in dict.fromkeys(kinds)
+    ]
+
+
+def _local_parts(alike: list[Tensor]) -> list[Tensor]:
+    if is_plain(alike[0]):
+        return alike
+    return [part for tensor in alike if (part := local_part(tensor)) is not None]
+
+
+def _stack_norms(tensors: list[Tensor]) -> Tensor:
+    narrow = tensors[0].dtype in (torch.float16, torch.bfloat16)
     if any(tensor.numel() == 0 for tensor in tensors):
-        kept = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]
-    else:
-        kept = tensors
-    return torch.stack(torch._foreach_norm(kept, 2, dtype=torch.float32 if narrow else None))
+        tensors = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]
+    return torch.stack(torch._foreach_norm(tensors, 2, dtype=torch.float32 if narrow else None))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 from torch.optim import Optimizer
 
 from lightning_depth.callbacks._clipping import Clipping, norm_after
 from lightning_depth.callbacks._flow import Flow, read_flow
 from lightning_depth.callbacks._gradients import GradientTable
-from lightning_depth.callbacks._norms import Norms
+from lightning_depth.callbacks._norms import HostNorms, Norms
 from lightning_depth.callbacks._output_gradients import OutputGradients
+from lightning_depth.callbacks._reading import Column, ratio
 from lightning_depth.callbacks._updates import StepWatcher
 
 __all__ = ["Counts", "Record", "Scope"]
@@ -52,30 +53,30 @@ class Record:
     skipped: bool
     clipped_norm: float
     clipped_fraction: float
-    updates: tuple[float, ...]
+    updates: Column
     """For each layer the RMS of its change over the RMS of its weight."""
 
     @property
     def update_to_weight(self) -> float:
         """Median over the layers of what the step changed."""
-        known = [update for update in self.updates if math.isfinite(update)]
+        known = [update for update in self.updates.tolist() if math.isfinite(update)]
         return median(known) if known else math.nan
 
     def layer_columns(self) -> dict[str, Any]:
         """Return the columns of ``history``."""
-        layers = self.flow.reading.layers
+        reading = self.flow.reading
         return {
             "step": self.step,
             "epoch": self.epoch,
             "optimizer": self.place,
-            "layer": tuple(layer.layer.name for layer in layers),
-            "depth": tuple(layer.layer.depth for layer in layers),
-            "grad_rms": tuple(layer.grad_rms for layer in layers),
-            "weight_rms": tuple(layer.weight_rms for layer in layers),
-            "grad_to_weight": tuple(layer.grad_to_weight for layer in layers),
+            "layer": reading.watched.names,
+            "depth": reading.watched.depths,
+            "grad_rms": reading.grad_rms,
+            "weight_rms": reading.weight_rms,
+            "grad_to_weight": reading.grad_to_weight,
             "update_to_weight": self.updates,
-            "output_grad_rms": tuple(layer.output_rms for layer in layers),
-            "nonfinite": tuple(layer.nonfinite for layer in layers),
+            "output_grad_rms": math.nan if reading.output_rms is None else reading.output_rms,
+            "nonfinite": reading.bad_counts,
         }
 
     def total_columns(self) -> dict[str, Any]:
@@ -154,11 +155,10 @@ class Scope:
         )
         if reading is None:
             return None
-        completed = self.complete(reading.earlier[:start])
+        completed = self.complete(reading.earlier[range(start)])
         if self.outputs is not None:
-            reading = self.table.with_outputs(
-                reading, self.outputs.names, reading.earlier[start:], numels
-            )
+            outputs = reading.earlier[range(start, len(reading.earlier))]
+            reading = self.table.with_outputs(reading, self.outputs.names, outputs, numels)
         skipped = self.scaler is not None and not math.isfinite(reading.norm)
         self.counts.measured += 1
         self.counts.skipped += skipped
@@ -170,7 +170,7 @@ class Scope:
             skipped=skipped,
             clipped_norm=norm_after(self.clipping, reading.norm, self.limit, None),
             clipped_fraction=math.nan,
-            updates=(math.nan,) * len(reading.layers),
+            updates=np.full(len(reading.watched), np.nan),
         )
         if not skipped:
             self.watcher.watch(optimizer, clipped=self.clipping is Clipping.OTHER)
@@ -187,21 +187,17 @@ class Scope:
             return None
         queued = self.watcher.take()
         if queued is None or (self.table.is_sharded and not collective):
-            return self.complete(())
+            return self.complete(None)
         return self.complete(self.table.read_queued(queued))
 
-    def complete(self, values: Sequence[float | None]) -> Record | None:
+    def complete(self, values: HostNorms | None) -> Record | None:
         """Fill in what the step of the last record changed, and return that record."""
         record, self.record = self.record, None
         if record is None:
             return None
         changes, after = self.watcher.split(values)
         if changes is not None:
-            layers = record.flow.reading.layers
-            record.updates = tuple(
-                change / layer.weight_rms if layer.weight_rms else math.nan
-                for change, layer in zip(changes, layers, strict=True)
-            )
+            record.updates = ratio(changes, record.flow.reading.weight_rms)
         norm = record.flow.reading.norm
         if after is not None:
             record.clipped_norm = norm_after(self.clipping, norm, self.limit, after)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import lightning.pytorch as pl
@@ -38,11 +39,6 @@ class Source:
     in_place: bool
 
 
-def plain_gradient(parameter: Parameter) -> Tensor | None:
-    """Return the gradient where PyTorch keeps it."""
-    return parameter.grad
-
-
 def plain_weight(parameter: Parameter) -> Tensor:
     """Return the value where PyTorch keeps it."""
     return parameter
@@ -53,7 +49,7 @@ def always_ready() -> bool:
     return True
 
 
-PLAIN = Source(plain_gradient, plain_weight, always_ready, in_place=True)
+PLAIN = Source(attrgetter("grad"), plain_weight, always_ready, in_place=True)
 
 
 def choose_source(trainer: pl.Trainer) -> Source | str:

@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lightning_depth.callbacks._gradients import GradientTable
-from lightning_depth.callbacks._norms import Norms
+from lightning_depth.callbacks._norms import HostNorms, Norms
+from lightning_depth.callbacks._reading import Column
 
 __all__ = ["StepWatcher"]
 
@@ -66,14 +67,13 @@ class StepWatcher:
         queued, self._queued = self._queued, None
         return queued
 
-    def split(
-        self, values: Sequence[float | None]
-    ) -> tuple[list[float] | None, list[float | None] | None]:
+    def split(self, values: HostNorms | None) -> tuple[Column | None, HostNorms | None]:
         """Return the RMS of each layer's change, and the norms of clipped gradients."""
         if not values:
             return None, None
-        changes, norms = values[: self._num_updates], values[self._num_updates :]
-        return self._table.layer_norms(changes) if changes else None, list(norms) or None
+        changes = values[range(self._num_updates)]
+        norms = values[range(self._num_updates, len(values))]
+        return self._table.layer_norms(changes) if changes else None, norms or None
 
     def release(self) -> None:
         """Take the hook off the optimizer, if it is still there."""

@@ -8,8 +8,9 @@ stop the accelerator again. Between measured steps the monitor compares two inte
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
@@ -146,12 +147,13 @@ class GradientFlowMonitor(DepthCallback):
         self._scopes: dict[int, Scope] = {}
         self._source: Source | None = None
         self._missed = 0
-        self._latest: dict[str, float] = {}
+        self._latest: dict[int, Callable[[], dict[str, float]]] = {}
         self._watched: list[StepWatcher] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model's parameters out of copies."""
-        return {**super().__getstate__(), "_due": {}, "_scopes": {}, "_watched": [], **_FORGOTTEN}
+        tied: dict[str, Any] = {"_due": {}, "_scopes": {}, "_watched": [], "_latest": {}}
+        return {**super().__getstate__(), **tied, **_FORGOTTEN}
 
     @property
     def totals(self) -> dict[str, list[Any]]:
@@ -235,7 +237,7 @@ class GradientFlowMonitor(DepthCallback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the last scalars of the epoch, which other callbacks may monitor, and a figure."""
         super().on_train_epoch_end(trainer, pl_module)
-        self._log(pl_module, self._latest, epoch_end=True)
+        self._log(pl_module, self._scalars(), epoch_end=True)
         self._latest = {}
         self._log_figure(trainer)
 
@@ -263,14 +265,11 @@ class GradientFlowMonitor(DepthCallback):
         self._keep_record(completed)
         for finding in confirm(self._streaks, scope, record, completed):
             self._add_finding(trainer, finding)
-        self._latest |= scalars_of(scope, record, completed)
-        if self.log_layers:
-            self._latest |= {
-                f"grad_to_weight/{layer.layer.name}": layer.grad_to_weight
-                for layer in record.flow.reading.layers
-            }
+        self._latest[scope.place] = partial(
+            scalars_of, scope, record, completed, log_layers=self.log_layers
+        )
         if writes_row(trainer, step):
-            self._log(pl_module, self._latest)
+            self._log(pl_module, self._scalars())
 
     def _enter(
         self,
@@ -320,8 +319,12 @@ class GradientFlowMonitor(DepthCallback):
 
     def _keep_record(self, record: Record | None) -> None:
         if record is not None:
-            self._history.append(**record.layer_columns())
-            self._totals.append(**record.total_columns())
+            self._history.defer(record.layer_columns)
+            self._totals.defer(record.total_columns)
+
+    def _scalars(self) -> dict[str, float]:
+        """What the last measurement of each optimizer says, made only where it is logged."""
+        return {key: value for make in self._latest.values() for key, value in make().items()}
 
     def _finish_records(self, *, collective: bool = False) -> None:
         for scope in self._scopes.values():

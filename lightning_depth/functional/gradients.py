@@ -8,11 +8,12 @@ positions at which a convolution is applied.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from lightning_depth.errors import check_real
-from lightning_depth.functional.statistics import fit_slope
+from lightning_depth.functional.statistics import Numbers, fit_slope
 
 __all__ = ["GradientFlow", "clipped_norm", "gradient_flow"]
 
@@ -40,7 +41,7 @@ class GradientFlow(NamedTuple):
     decades: float
 
 
-def gradient_flow(depths: Sequence[float], ratios: Sequence[float]) -> GradientFlow:
+def gradient_flow(depths: Numbers, ratios: Numbers) -> GradientFlow:
     """Return how the gradient-to-weight ratio changes with every layer toward the input.
 
     The trend is the least-squares slope of the logarithm of the ratio over depth (the profile of
@@ -60,18 +61,18 @@ def gradient_flow(depths: Sequence[float], ratios: Sequence[float]) -> GradientF
         >>> round(flow.shrink_per_layer, 6), round(flow.decades, 6)
         (10.0, 3.0)
     """
-    kept = [
-        (depth, math.log(ratio))
-        for depth, ratio in zip(depths, ratios, strict=True)
-        if ratio > 0 and math.isfinite(ratio)
-    ]
-    slope = fit_slope([depth for depth, _ in kept], [log for _, log in kept])
-    span = max(depths) - min(depths) if depths else 0
+    depth, ratio = np.asarray(depths, np.float64), np.asarray(ratios, np.float64)
+    span = float(depth.max() - depth.min()) if len(depth) else 0.0
+    kept = (ratio > 0) & (ratio < math.inf)
+    if not kept.all():
+        depth, ratio = depth[kept], ratio[kept]
+    logs = np.log(ratio)
+    slope = fit_slope(depth, logs)
     return GradientFlow(
         shrink_per_layer=_exp(slope.value),
         low=_exp(slope.low),
         high=_exp(slope.high),
-        first_to_last=_exp(kept[0][1] - kept[-1][1]) if len(kept) > 1 else math.nan,
+        first_to_last=_exp(float(logs[0] - logs[-1])) if len(logs) > 1 else math.nan,
         decades=slope.value * span / math.log(10),
     )
 

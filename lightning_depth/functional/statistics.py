@@ -10,11 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lightning_depth.errors import ConfigurationError, check_count, check_real
 
-__all__ = ["Slope", "fit_slope", "student_t_quantile"]
+__all__ = ["Numbers", "Slope", "fit_slope", "student_t_quantile"]
+
+Numbers: TypeAlias = Sequence[float] | NDArray[np.float64]
+"""Numbers in a row, as a list or an array."""
 
 
 class Slope(NamedTuple):
@@ -61,7 +67,7 @@ def student_t_quantile(probability: float, degrees: int) -> float:
     return _quantile(probability, degrees)
 
 
-def fit_slope(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) -> Slope:
+def fit_slope(x: Numbers, y: Numbers, confidence: float = 0.95) -> Slope:
     """Return the least-squares line through points, with the t interval of its slope.
 
     Args:
@@ -84,19 +90,24 @@ def fit_slope(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) 
     check_real("confidence", confidence, 0.0, 1.0, exclusive=True)
     if len(x) != len(y):
         raise ConfigurationError(f"`x` (={len(x)} values) must be as long as `y` (={len(y)}).")
-    points = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)]
-    count = len(points)
-    mean_x = math.fsum(a for a, _ in points) / count if count else 0.0
-    mean_y = math.fsum(b for _, b in points) / count if count else 0.0
-    spread = math.fsum((a - mean_x) ** 2 for a, _ in points)
+    x_kept, y_kept = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    finite = np.isfinite(x_kept) & np.isfinite(y_kept)
+    if not finite.all():
+        x_kept, y_kept = x_kept[finite], y_kept[finite]
+    count = len(x_kept)
+    if not count:
+        return Slope(math.nan, math.nan, math.nan, math.nan, count)
+    mean_x, mean_y = float(x_kept.sum()) / count, float(y_kept.sum()) / count
+    from_mean, residuals = x_kept - mean_x, y_kept - mean_y
+    spread = float(from_mean @ from_mean)
     if not spread:
         return Slope(math.nan, math.nan, math.nan, math.nan, count)
-    value = math.fsum((a - mean_x) * (b - mean_y) for a, b in points) / spread
+    value = float(from_mean @ residuals) / spread
     intercept = mean_y - value * mean_x
     if count == 2:
         return Slope(value, -math.inf, math.inf, intercept, count)
-    residual = math.fsum((b - intercept - value * a) ** 2 for a, b in points)
-    error = math.sqrt(residual / (count - 2) / spread)
+    residuals -= value * from_mean
+    error = math.sqrt(float(residuals @ residuals) / (count - 2) / spread)
     margin = _quantile(0.5 + confidence / 2, count - 2) * error
     return Slope(value, value - margin, value + margin, intercept, count)
 

@@ -119,7 +119,7 @@ def test_sizes_beyond_the_square_survive(size: float, dtype: torch.dtype) -> Non
 
 def test_non_finite_elements_are_counted() -> None:
     values = torch.tensor([1.0, math.nan, math.inf, -math.inf])
-    norms = exact_norms(CPU, [torch.ones(3), values]).read()
+    norms = exact_norms(CPU, [torch.ones(3), values]).read().to_list()
     assert norms[0] == pytest.approx(math.sqrt(3))
     assert norms[2:] == pytest.approx([0.0, math.sqrt(3)])
 
@@ -145,8 +145,8 @@ def sparse_rows() -> Tensor:
 def test_norms_of_every_kind_of_tensor(tensor: Tensor | None, norm: float | None) -> None:
     norms = Norms(CPU)
     norms.add([torch.tensor([2.0]), local_part(tensor), torch.tensor([1.0])])
-    assert norms.read() == [2.0, norm, 1.0]
+    assert norms.read().to_list() == [2.0, norm, 1.0]
 
 
 def test_norms_of_nothing() -> None:
-    assert Norms(CPU).read() == []
+    assert Norms(CPU).read().to_list() == []
