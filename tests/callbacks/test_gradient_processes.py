@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +18,11 @@ from lightning.pytorch.strategies.launchers.multiprocessing import (
     _MultiProcessingLauncher,
     _WorkerOutput,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_depth.callbacks import GradientFlowMonitor
 from tests.callbacks.toy import (
+    BLOCKS,
     Toy,
     compare,
     fit,
@@ -29,6 +33,11 @@ from tests.callbacks.toy import (
 )
 
 
+def summary(monitor: GradientFlowMonitor) -> dict[str, Any]:
+    found = [finding.kind.value for finding in monitor.findings]
+    return {"history": monitor.history, "totals": monitor.totals, "findings": found}
+
+
 class Leave(Checkpoint):
     """Writes what each rank knows, and ends the process group in order. Runs as the last one."""
 
@@ -37,14 +46,8 @@ class Leave(Checkpoint):
         self.folder = folder
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        found = [finding.kind.value for finding in self.monitor.findings]
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        seen = {
-            "history": self.monitor.history,
-            "totals": self.monitor.totals,
-            "findings": found,
-            "metrics": metrics,
-        }
+        seen = {**summary(self.monitor), "metrics": metrics}
         (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps(seen))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -59,7 +62,7 @@ def run(
     signal: Literal["weights", "activations"] = "weights",
     **options: Any,
 ) -> dict[str, Any]:
-    """Fit in two processes, and return what both of them know."""
+    """Fit in two processes, and return what both of them and the script's own object know."""
     monitor = GradientFlowMonitor(every_n_steps=1, on_finding="log", signal=signal)
     fit(
         module,
@@ -73,6 +76,7 @@ def run(
     )
     first, second = (json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1))
     assert json.dumps(first) == json.dumps(second)
+    assert json.dumps({**first, **summary(monitor)}) == json.dumps(first)
     return first  # type: ignore[no-any-return]
 
 
@@ -101,10 +105,58 @@ def test_ddp_with_accumulation_and_a_short_last_window(tmp_path: Path) -> None:
     compare(seen["history"], seen["totals"], expected)
 
 
-def test_ddp_with_unused_parameters(tmp_path: Path) -> None:
-    net = nn.ModuleDict({"net": make_net(), "unused": nn.Linear(2, 2)})
-    net.forward = lambda x: net["net"](x)  # type: ignore[method-assign,assignment]
-    seen = run(Toy(net), tmp_path, "ddp_fork_find_unused_parameters_true")
+class Forgetful(nn.Module):
+    """A network with a layer that it never calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = make_net()
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+SCRIPT = """
+from pathlib import Path
+from tests.callbacks.test_gradient_processes import Forgetful, Toy, run
+
+run(Toy(Forgetful()), Path(), "ddp_find_unused_parameters_true")
+"""
+
+
+def run_script(folder: Path) -> dict[str, Any]:
+    """Fit in the process of a script, and in another one that runs the script again."""
+    (folder / "train.py").write_text(SCRIPT)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "train.py"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        check=True,
+    )
+    return json.loads((folder / "0.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["fork", *(pytest.param(slow, marks=pytest.mark.slow) for slow in ("spawn", "popen"))],
+)
+def test_norms_and_findings_by_every_start_method(tmp_path: Path, method: str) -> None:
+    if method == "popen":
+        seen = run_script(tmp_path)
+    else:
+        strategy = f"ddp_{method}_find_unused_parameters_true"
+        seen = run(Toy(Forgetful()), tmp_path, strategy)
+    paths = {name.replace("net.", "net.net.", 1): path for name, path in BLOCKS.items()}
+    history = {
+        column: [
+            value
+            for value, layer in zip(values, seen["history"]["layer"], strict=True)
+            if layer != "net.unused"
+        ]
+        for column, values in seen["history"].items()
+    }
+    compare(history, seen["totals"], list(reference(make_net(), windows())), paths=paths)
     assert seen["findings"] == ["NO_GRADIENT"]
 
 
