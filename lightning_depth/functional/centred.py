@@ -27,6 +27,9 @@ __all__ = [
 ]
 
 
+BLOCK = 256  # samples whose residuals are in memory at once
+
+
 class CentredFeatures(NamedTuple):
     """Features at hand about their mean, with their class means: what several measures share.
 
@@ -137,6 +140,9 @@ def variances_of_features(centred: CentredFeatures) -> Tensor:
         >>> variances_of_features(centre(x, torch.tensor([0, 0, 1, 1]), 2)).tolist()
         [1.0, 4.0]
     """
-    x, labels, counts, means = centred
-    squares = means[labels].sub_(x).square_().sum(1)  # in place: this is as large as the sample
-    return torch.zeros_like(counts).index_add_(0, labels, squares) / counts.clamp(min=1)
+    variances = torch.zeros_like(centred.counts)
+    parts = (torch.split(part, BLOCK) for part in (centred.features, centred.labels))
+    for x, labels in zip(*parts, strict=True):
+        squares = centred.means[labels].sub_(x).square_().sum(1)
+        variances.index_add_(0, labels, squares)
+    return variances / centred.counts.clamp(min=1)

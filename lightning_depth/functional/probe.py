@@ -11,9 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_depth.functional._gram import lower_gram
 from lightning_depth.functional.scatter import Scatter
 
 __all__ = ["LinearReadout", "fit_ridge", "fit_ridge_to_features", "knn_labels"]
+
+BLOCK = 256  # samples whose distances to all others are in memory at once
 
 
 class LinearReadout(NamedTuple):
@@ -98,17 +101,17 @@ def fit_ridge_to_features(
         >>> readout.classify(torch.tensor([[0.5], [4.5]])).tolist()
         [0, 1]
     """
-    x = features.double()
+    x = features.to(torch.float64, copy=True)
     mean = x.mean(0)
-    x = x - mean
+    x -= mean
     counts = torch.bincount(labels, minlength=num_classes).double()
     targets = torch.nn.functional.one_hot(labels, num_classes).double() - counts / len(x)
-    penalty = (ridge * x.square().mean() * len(x)).clamp(min=torch.finfo(x.dtype).tiny)
-    identity = torch.eye(min(x.shape)).to(x)
-    if x.shape[0] < x.shape[1]:
-        weight = x.T @ _solve(x @ x.T + penalty * identity, targets)
-    else:
-        weight = _solve(x.T @ x + penalty * identity, x.T @ targets)
+    few = x.shape[0] < x.shape[1]
+    gram = lower_gram(x.T if few else x)
+    # its trace is the sum of all squares, whichever side is the smaller
+    penalty = (ridge * gram.diagonal().sum() / x.shape[1]).clamp(min=torch.finfo(x.dtype).tiny)
+    gram.diagonal().add_(penalty)
+    weight = x.T @ _solve(gram, targets) if few else _solve(gram, x.T @ targets)
     return _readout(weight, mean, counts)
 
 
@@ -138,15 +141,18 @@ def knn_labels(
         >>> knn_labels(x, y, num_classes=2, num_neighbors=1).tolist()
         [0, 0, 1, 1]
     """
-    x = features.double()
-    x = x - x.mean(0)
+    x = features.to(torch.float64, copy=True)
+    x -= x.mean(0)
     norms = x.square().sum(1)
-    distances = norms[:, None] + norms - 2 * x @ x.T
-    distances.fill_diagonal_(math.inf)
-    nearest = distances.topk(min(num_neighbors, len(x) - 1), largest=False).indices  # (N, K)
-    votes = torch.zeros(len(x), num_classes, dtype=torch.long, device=x.device)
-    votes.scatter_add_(1, labels[nearest], torch.ones_like(nearest))
-    return votes.argmax(1)
+    numbers = torch.arange(len(x), device=x.device)
+    found = []
+    for rows in torch.split(numbers, BLOCK):
+        distances = norms[rows, None] + norms - 2 * (x[rows] @ x.T)  # (BLOCK, N)
+        distances[numbers[: len(rows)], rows] = math.inf
+        nearest = distances.topk(min(num_neighbors, len(x) - 1), largest=False).indices
+        votes = torch.zeros(len(rows), num_classes, dtype=torch.long, device=x.device)
+        found.append(votes.scatter_add_(1, labels[nearest], torch.ones_like(nearest)).argmax(1))
+    return torch.cat(found)
 
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:

@@ -115,11 +115,11 @@ def balanced_quota(counts: Tensor, capacity: int) -> int:
         >>> balanced_quota(torch.tensor([2, 100, 100]), capacity=50)
         24
     """
-    present = counts[counts > 0].sort().values
-    if not len(present) or int(present.sum()) <= capacity:
-        return max(1, int(present.max()) if len(present) else 1)
-    kept_whole = torch.cat([present.new_zeros(1), present.cumsum(0)[:-1]])
-    others = torch.arange(len(present), 0, -1, device=present.device)
-    shares = torch.div(capacity - kept_whole, others, rounding_mode="floor")
-    fitting = shares[shares < present]  # the first class that cannot be kept whole sets the quota
-    return max(1, int(fitting[0]))
+    present: list[int] = sorted(count for count in counts.tolist() if count > 0)
+    left = capacity
+    for place, count in enumerate(present):
+        share = left // (len(present) - place)
+        if share < count:  # the first class that cannot be kept whole sets the quota
+            return max(1, share)
+        left -= count
+    return max(present, default=1)

@@ -61,10 +61,10 @@ class LayerInfo(NamedTuple):
 
 
 class _Arrival(NamedTuple):
-    """The labelled rows of the batch that is under way."""
+    """The rows of the batch under way that are measured."""
 
     size: int
-    rows: Rows  # all labelled rows
+    rows: Rows  # of a pass that is measured whole all labelled ones, else those of the plan
     plan: Plan
     cells: Tensor | None
 
@@ -179,10 +179,11 @@ class Collector:
             keys = content_keys(torch.stack([keys[sample], column], 1), self.options.seed)
         nuisance = self._nuisance(batch, size)[sample]
         arriving = Samples(keys if places is not None else keys[sample], flat[valid], nuisance)
-        cells = None
-        if self.moments is not None:
-            cells = self.moments.index(arriving.labels, arriving.nuisance)
-        return _Arrival(size, Rows(sample, places), self.store.plan(arriving), cells)
+        rows, plan = Rows(sample, places), self.store.plan(arriving)
+        if self.moments is None:
+            return _Arrival(size, rows.at(plan.rows), plan, None)
+        cells = self.moments.index(arriving.labels, arriving.nuisance)
+        return _Arrival(size, rows, plan, cells)
 
     def _keys(self, inputs: Tensor | None, size: int) -> Tensor:
         numbers = torch.arange(self._seen, self._seen + size)
@@ -226,13 +227,9 @@ class Collector:
         if arrival is None or name in self.dropped:
             return
         self._done.add(name)
-        rows = arrival.rows
-        if arrival.cells is None:
-            kept = arrival.plan.rows
-            rows = Rows(rows.samples[kept], None if rows.places is None else rows.places[kept])
-        if not len(rows.samples):
+        if not len(arrival.rows.samples):
             return
-        found, how = pool_rows(features, rows, pool, channels_last=channels_last)
+        found, how = pool_rows(features, arrival.rows, pool, channels_last=channels_last)
         if name in self.infos and self.infos[name].width != found.shape[1]:
             self._drop(name)  # pictures or sequences of several sizes cannot be compared
             return
@@ -248,7 +245,7 @@ class Collector:
         del self.infos[name]
         self.store.forget(name)
         if self.moments is not None:
-            self.moments.layers.pop(name, None)
+            self.moments.forget(name)
 
     def _project(self, name: str, found: Tensor, how: str) -> Tensor:
         width = found.shape[1]

@@ -94,7 +94,7 @@ class LayerSums(NamedTuple):
 
 def measure_sample(sample: LayerSample, measures: Iterable[Measure]) -> dict[str, float]:
     """Return each measure on the sample; NaN where it is not defined."""
-    if not bool(torch.isfinite(sample.features).all()):
+    if not bool(torch.isfinite(sample.centred.means).all()):
         return dict.fromkeys(measures, math.nan)
     return {name: float(_ON_SAMPLE[name](sample)) for name in measures}
 

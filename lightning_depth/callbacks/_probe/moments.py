@@ -10,16 +10,20 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lightning_depth.functional._gram import add_lower_gram, mirrored
 from lightning_depth.functional.scatter import Scatter
 
 __all__ = ["LayerMoments", "MomentStore"]
+
+ROWS = 256  # that wait for one product: a product of a batch alone moves more than it multiplies
 
 
 @dataclass
 class LayerMoments:
     """Sums of one layer, float64: the second moment of all, and what each cell needs.
 
-    A cell is a pair of class and nuisance label.
+    A cell is a pair of class and nuisance label. While sums are added only the lower triangle of
+    the second moment is kept.
     """
 
     counts: Tensor
@@ -38,7 +42,7 @@ class LayerMoments:
         self.counts.index_add_(0, cells, torch.ones_like(cells, dtype=torch.float64))
         self.sums.index_add_(0, cells, x)
         self.squares.index_add_(0, cells, x.square().sum(1))
-        self.moment.addmm_(x.T, x)
+        add_lower_gram(self.moment, x)
 
 
 @dataclass
@@ -47,6 +51,7 @@ class MomentStore:
 
     cells: dict[tuple[int, int], int] = field(default_factory=dict)
     layers: dict[str, LayerMoments] = field(default_factory=dict)
+    waiting: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
 
     def index(self, labels: Tensor, nuisance: Tensor) -> Tensor:
         """Number of each sample's cell, a new one where it is the first."""
@@ -57,17 +62,36 @@ class MomentStore:
 
     def put(self, layer: str, features: Tensor, cells: Tensor) -> None:
         """Add the features ``(M, D)`` of samples in cells ``(M,)`` at one layer."""
+        waiting = self.waiting.setdefault(layer, [])
+        waiting.append((features, cells))
+        if sum(len(rows) for rows, _ in waiting) >= ROWS:
+            self._add(layer)
+
+    def _add(self, layer: str) -> None:
+        """Add the rows of a layer that wait."""
+        parts, cells = zip(*self.waiting.pop(layer), strict=True)
+        features = torch.cat(parts)
         device = features.device if features.device.type != "mps" else torch.device("cpu")
-        features, cells = features.to(device), cells.to(device)
         if layer not in self.layers:
             zero = torch.zeros(1, dtype=torch.float64, device=device)
             width = features.shape[1]
             moment = zero.new_zeros(width, width)
             self.layers[layer] = LayerMoments(zero, zero.new_zeros(1, width), zero.clone(), moment)
-        self.layers[layer].add(features, cells, len(self.cells))
+        self.layers[layer].add(features.to(device), torch.cat(cells).to(device), len(self.cells))
+
+    def has(self, layer: str) -> bool:
+        """Whether a layer was measured."""
+        return layer in self.layers or layer in self.waiting
+
+    def forget(self, layer: str) -> None:
+        """Keep nothing of a layer."""
+        self.layers.pop(layer, None)
+        self.waiting.pop(layer, None)
 
     def arranged(self, layer: str, order: list[tuple[int, int]]) -> LayerMoments:
         """The sums of a layer with its cells in a given order, zero for those not met here."""
+        if layer in self.waiting:
+            self._add(layer)
         mine = self.layers[layer]
         place = torch.tensor([self.cells.get(cell, -1) for cell in order])
         known = (place >= 0) & (place < len(mine.counts))
@@ -77,9 +101,8 @@ class MomentStore:
             chosen = values.cpu()[place]
             return chosen * known.double().reshape(-1, *[1] * (chosen.ndim - 1))
 
-        return LayerMoments(
-            pick(mine.counts), pick(mine.sums), pick(mine.squares), mine.moment.cpu()
-        )
+        moment = mirrored(mine.moment.cpu())
+        return LayerMoments(pick(mine.counts), pick(mine.sums), pick(mine.squares), moment)
 
 
 def scatter_of(moments: LayerMoments, labels: Tensor, num_classes: int) -> Scatter:

@@ -133,7 +133,7 @@ def _gather_rows(
 def _moments(
     collector: Collector, name: str, width: int, cells: list[tuple[int, int]]
 ) -> LayerMoments:
-    if collector.moments is not None and name in collector.moments.layers:
+    if collector.moments is not None and collector.moments.has(name):
         return collector.moments.arranged(name, cells)
     zeros = torch.zeros(len(cells), dtype=torch.float64)
     return LayerMoments(

@@ -90,7 +90,8 @@ def summarise(finished: FinishedPass, names: Sequence[str], question: Question) 
     classes = sorted(finished.counts)
     rows: dict[str, list[Any]] = {}
     every = range(len(classes))
-    hardest = _hardest(pairs_of(_source(finished, names[-1], classes), every))
+    last = _sums(finished, names[-1], classes) or _sample(finished, names[-1], classes)
+    hardest = _hardest(pairs_of(last, every))
     curves: list[list[float]] = []
     for depth, name in enumerate(names, 0 if INPUT in names else 1):
         row, curve = _measure_layer(finished, name, classes, question, hardest)
@@ -142,10 +143,12 @@ def jackknife_pass(
 
 
 def _sample(finished: FinishedPass, name: str, classes: list[int]) -> LayerSample:
-    filled = finished.filled[name]
-    labels = torch.searchsorted(torch.tensor(classes), finished.samples.labels[filled])
-    places = rank_in_class(finished.samples.keys[filled], labels)
-    return LayerSample(finished.features[name][filled], labels, places, len(classes))
+    features, filled, samples = finished.features[name], finished.filled[name], finished.samples
+    if not bool(filled.all()):
+        features, samples = features[filled], samples.at(filled)
+    labels = torch.searchsorted(torch.tensor(classes), samples.labels)
+    places = rank_in_class(samples.keys, labels)
+    return LayerSample(features, labels, places, len(classes))
 
 
 def _measure_layer(
@@ -164,7 +167,7 @@ def _measure_layer(
         "num_features": sample.features.shape[1],
         "projected_from": info.width if info.width > sample.features.shape[1] else 0,
     }
-    source = _source(finished, name, classes)
+    source = _sums(finished, name, classes) or sample
     if isinstance(source, LayerSums):
         row["num_samples"] = int(source.scatter.counts.sum())
         row |= measure_sums(source, sample, question.measures)
@@ -188,10 +191,10 @@ def _values_of(source: LayerSample | LayerSums, pairs: Sequence[tuple[int, ...]]
     return [float(matrix[classes.index(a), classes.index(b)]) for a, b in pairs]
 
 
-def _source(finished: FinishedPass, name: str, classes: list[int]) -> LayerSample | LayerSums:
-    """The sums over the whole pass where they were kept, the sample otherwise."""
+def _sums(finished: FinishedPass, name: str, classes: list[int]) -> LayerSums | None:
+    """The sums over the whole pass, where it was measured whole."""
     if name not in finished.moments:
-        return _sample(finished, name, classes)
+        return None
     moments = finished.moments[name]
     labels = torch.tensor([classes.index(label) for label, _ in finished.cells])
     squares = moments.squares.new_zeros(len(classes)).index_add_(0, labels, moments.squares)

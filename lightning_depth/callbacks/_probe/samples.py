@@ -15,6 +15,8 @@ from lightning_depth.functional.reservoir import balanced_quota, rank_in_class
 
 __all__ = ["Plan", "SampleStore", "Samples"]
 
+FIRST_ROWS = 4096  # room that a layer is given at once, so that the usual sample never moves
+
 
 class Samples(NamedTuple):
     """Samples with what is known of each.
@@ -63,7 +65,9 @@ class SampleStore:
         self._samples = Samples(none, none, none)
         self._seen: Counter[int] = Counter()
         self._buffers: dict[str, Tensor] = {}
-        self._filled: dict[str, Tensor] = {}
+        self._batches = none  # number of the batch that each slot was filled from
+        self._num_batches = 0
+        self._measured: dict[str, list[int]] = {}  # the batches that were measured at each layer
 
     @property
     def counts(self) -> dict[int, int]:
@@ -101,17 +105,14 @@ class SampleStore:
         """
         buffer = self._buffers.get(layer)
         if buffer is None or len(buffer) < len(self._samples.labels):
-            most = self.capacity + len(slots)
-            self._buffers[layer] = buffer = _grown(
-                buffer, len(self._samples.labels), features, most
-            )
-            self._filled[layer] = _grown_mask(self._filled.get(layer), len(buffer))
-        buffer[slots] = features.to(device="cpu", dtype=buffer.dtype)
-        self._filled[layer][slots] = True
+            buffer = self._grow(layer, features)
+        buffer.index_copy_(0, slots, features.to(device="cpu", dtype=buffer.dtype))
+        self._measured.setdefault(layer, []).append(self._num_batches)
 
     def rows_of(self, layer: str, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Features of a layer at some slots and whether each was measured."""
-        return self._buffers[layer][slots], self._filled[layer][slots]
+        filled = torch.isin(self._batches[slots], torch.tensor(self._measured[layer]))
+        return self._buffers[layer][slots], filled
 
     def layers(self) -> dict[str, int]:
         """The layers that were measured and how wide they are."""
@@ -120,31 +121,26 @@ class SampleStore:
     def forget(self, layer: str) -> None:
         """Keep nothing of a layer."""
         self._buffers.pop(layer, None)
-        self._filled.pop(layer, None)
+        self._measured.pop(layer, None)
 
     def _write(self, slots: Tensor, samples: Samples) -> None:
         grow = int(slots.max()) + 1 - len(self._samples.labels) if len(slots) else 0
         if grow > 0:
             blank = torch.full((grow,), -1)
             self._samples = self._samples.join(Samples(blank, blank, blank))
+            self._batches = torch.cat([self._batches, blank])
         for mine, theirs in zip(self._samples, samples, strict=True):
             mine[slots] = theirs
-        for filled in self._filled.values():
-            filled[slots[slots < len(filled)]] = False
+        self._num_batches += 1
+        self._batches[slots] = self._num_batches
 
-
-def _grown(buffer: Tensor | None, needed: int, like: Tensor, most: int) -> Tensor:
-    """A buffer of twice the rows, but not more than can ever be needed at once."""
-    size = max(needed, min(2 * max(needed, 32), most))
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    grown = torch.zeros(size, like.shape[1], dtype=dtype)
-    if buffer is not None:
-        grown[: len(buffer)] = buffer
-    return grown
-
-
-def _grown_mask(mask: Tensor | None, size: int) -> Tensor:
-    grown = torch.zeros(size, dtype=torch.bool)
-    if mask is not None:
-        grown[: len(mask)] = mask
-    return grown
+    def _grow(self, layer: str, like: Tensor) -> Tensor:
+        """Make room at a layer for all slots; memory that is not written costs nothing."""
+        needed = len(self._samples.labels)
+        size = max(needed, min(max(2 * needed, FIRST_ROWS), self.capacity + len(like)))
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        buffer = torch.empty(size, like.shape[1], dtype=dtype)
+        if layer in self._buffers:
+            buffer[: len(self._buffers[layer])] = self._buffers[layer]
+        self._buffers[layer] = buffer
+        return buffer

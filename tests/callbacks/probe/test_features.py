@@ -40,6 +40,15 @@ def test_only_the_wanted_samples_are_taken() -> None:
     assert torch.equal(rows, x[[2, 0]].flatten(1))
 
 
+@pytest.mark.parametrize("wanted", [[7], [0, 3, 4, 5, 8]], ids=["few", "many"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float", "bfloat16"])
+def test_few_and_many_samples_are_reduced_alike(wanted: list[int], dtype: torch.dtype) -> None:
+    x = torch.randn(9, 3, 4, 5).to(dtype)
+    rows, _ = pool_rows(x, Rows(torch.tensor(wanted), None), "mean", channels_last=False)
+    assert rows.dtype == torch.float32
+    torch.testing.assert_close(rows, x[wanted].float().mean((2, 3)))
+
+
 def largest(output: Tensor) -> Tensor:
     return output.amax((2, 3))
 
@@ -57,6 +66,14 @@ def test_positions_are_found_at_any_resolution() -> None:
     rows, how = pool_rows(x, Rows(torch.tensor([0]), places), "mean", channels_last=False)
     assert how == "position"
     assert rows.tolist() == [[x[0, 0, 1, 7].item()]]
+
+
+def test_a_sample_gives_one_row_a_position() -> None:
+    x = torch.randn(3, 5, 4, 4)
+    places = torch.tensor([[0.1, 0.1], [0.9, 0.4], [0.4, 0.9]])
+    wanted = Rows(torch.tensor([1, 1, 2]), places)
+    rows, _ = pool_rows(x, wanted, "mean", channels_last=False)
+    assert torch.equal(rows, torch.stack([x[1, :, 0, 0], x[1, :, 3, 1], x[2, :, 1, 3]]))
 
 
 @pytest.mark.parametrize(
@@ -85,6 +102,27 @@ def test_projection_keeps_distances() -> None:
     # 1 +- sqrt(1 / (2 * 512)) for a projection of 512 independent signs
     assert ratio.mean().item() == pytest.approx(1.0, abs=0.03)
     assert ratio.std().item() < 0.05
+
+
+def test_projection_adds_every_feature_to_four_buckets() -> None:
+    x = torch.eye(900)
+    projected = Projection(900, 64, seed=0)(x)
+    # a feature may meet the same bucket twice, with either sign
+    assert set((2 * projected).unique().tolist()) <= {
+        -4.0,
+        -3.0,
+        -2.0,
+        -1.0,
+        0.0,
+        1.0,
+        2.0,
+        3.0,
+        4.0,
+    }
+    assert ((2 * projected).abs().sum(1) % 2 == 0).all()
+    assert (2 * projected).abs().sum(1).mean().item() == pytest.approx(4.0, abs=0.2)
+    both = Projection(900, 64, seed=0)(x[:1] + 3 * x[5:6])
+    torch.testing.assert_close(both[0], projected[0] + 3 * projected[5])
 
 
 def test_projection_is_seeded_and_leaves_narrow_rows_alone() -> None:
