@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,8 +21,10 @@ class ReversibleSequence(nn.Sequential):
 
     Gomez et al. 2017 (arXiv 1707.04585): in the backward pass each block's input is computed
     again from its output. Gradients are those of the stored version up to rounding; random
-    numbers, autocast and batch statistics are as in the forward pass. Where a graph is being
-    captured (TorchScript, FX, ``torch.compile``) the plain forward runs.
+    numbers, autocast and batch statistics are as in the forward pass. Between the blocks both
+    halves are carried in double precision, so that a branch reads in the backward pass, to the
+    bit, what it read in the forward pass; a last digit would turn a ReLU here and there. Where a
+    graph is being captured (TorchScript, FX, ``torch.compile``) the plain forward runs.
 
     Shape:
         - Input: ``(B, C, ...)``, C even.
@@ -70,8 +71,13 @@ class ReversibleSequence(nn.Sequential):
             for block in self:
                 x = block(x)
             return x
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        output: Tensor = _Reversible.apply(x, self, parameters, *parameters)
+        branches = [
+            _Branch(branch)
+            for block in self
+            for branch in (block.get_submodule("f"), block.get_submodule("g"))
+        ]
+        parameters = dict.fromkeys(p for branch in branches for p in branch.parameters)
+        output: Tensor = _Reversible.apply(x, self, branches, *parameters)
         return output
 
 
@@ -83,123 +89,121 @@ def _captures_graph(x: Tensor) -> bool:
     return isinstance(x, torch.fx.Proxy) or torch.compiler.is_compiling()
 
 
-@dataclass
-class _Context:
-    """What a recomputation needs to be the same computation."""
-
-    device: str
-    autocast: tuple[bool, torch.dtype, bool]
-    states: list[tuple[Tensor, Tensor | None] | None] = field(default_factory=list)
+RandomState = tuple[Tensor, Tensor | None]
 
 
-def _random_state(device: str) -> tuple[Tensor, Tensor | None]:
+class _Branch:
+    """A branch, its trainable parameters, and the random state before it if it draws numbers."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.state: RandomState | None = None
+
+
+def _random_state(device: str) -> RandomState:
     return torch.get_rng_state(), torch.cuda.get_rng_state() if device == "cuda" else None
 
 
-def _same_state(first: tuple[Tensor, Tensor | None], second: tuple[Tensor, Tensor | None]) -> bool:
+def _same_state(first: RandomState, second: RandomState) -> bool:
     pairs = zip(first, second, strict=True)
     return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
 
 
 @contextmanager
-def _as_in_forward(context: _Context, index: int) -> Iterator[None]:
-    """Recompute under the forward's autocast and random numbers, and leave both as they were."""
-    enabled, dtype, cache = context.autocast
-    state = context.states[index]
-    devices = [torch.cuda.current_device()] if context.device == "cuda" else []
-    with (
-        torch.random.fork_rng(devices, enabled=state is not None),
-        torch.autocast(context.device, dtype=dtype, enabled=enabled, cache_enabled=cache),
-        torch.enable_grad(),
-    ):
-        if state is not None:
-            torch.set_rng_state(state[0])
-            if state[1] is not None:
-                torch.cuda.set_rng_state(state[1])
+def _random_numbers_from(state: RandomState) -> Iterator[None]:
+    """Draw the same random numbers again, and leave those that follow as they were."""
+    cpu, cuda = state
+    with torch.random.fork_rng([] if cuda is None else [torch.cuda.current_device()]):
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda)
         yield
 
 
-def _run_branch(branch: nn.Module, x: Tensor, context: _Context) -> Tensor:
-    """Run a branch and keep the random state before it, where the branch draws random numbers."""
-    before = _random_state(context.device)
-    output: Tensor = branch(x)
-    drew = not _same_state(before, _random_state(context.device))
-    context.states.append(before if drew else None)
-    return output
+def _carry(half: Tensor) -> Tensor:
+    """Return a half in the precision in which sums can be undone."""
+    if half.device.type == "mps":  # which has no double precision
+        return half
+    return half.to(torch.promote_types(half.dtype, torch.float64))
 
 
 class _Reversible(torch.autograd.Function):
-    """Forward without a graph; backward block by block, from the last to the first."""
+    """Forward without a graph; backward branch by branch, from the last to the first."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
         sequence: ReversibleSequence,
-        parameters: list[nn.Parameter],
-        *_: Tensor,
+        branches: list[_Branch],
+        *parameters: nn.Parameter,
     ) -> Tensor:
         device = x.device.type
-        autocast = (
-            torch.is_autocast_enabled(device),
-            torch.get_autocast_dtype(device),
-            torch.is_autocast_cache_enabled(),
-        )
-        context = _Context(device, autocast)
-        x1, x2 = x.chunk(2, dim=1)
-        for block in sequence:
-            x1 = x1 + _run_branch(block.f, x2, context)  # type: ignore[arg-type]
-            x2 = x2 + _run_branch(block.g, x1, context)  # type: ignore[arg-type]
-        output = torch.cat((x1, x2), dim=1)
-        ctx.sequence, ctx.parameters, ctx.context = sequence, parameters, context
-        ctx.save_for_backward(output, *([x] if sequence.max_drift is not None else []))
-        return output
+        x1, x2 = (_carry(half) for half in x.chunk(2, dim=1))
+        before = _random_state(device)
+        for branch in branches:  # f and g in turn: what one adds to is what the other reads
+            x1, x2 = x2, x1 + branch.module(x2.to(x.dtype))
+            after = _random_state(device)
+            branch.state = None if _same_state(before, after) else before
+            before = after
+        ctx.sequence, ctx.branches, ctx.parameters = sequence, branches, parameters
+        ctx.dtype = x.dtype
+        ctx.autocast = {
+            "device_type": device,
+            "enabled": torch.is_autocast_enabled(device),
+            "dtype": torch.get_autocast_dtype(device),
+            "cache_enabled": torch.is_autocast_cache_enabled(),
+        }
+        ctx.save_for_backward(x1, x2, *([x] if sequence.max_drift is not None else []))
+        return torch.cat((x1, x2), dim=1).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        output, *inputs = ctx.saved_tensors
-        totals: dict[nn.Parameter, Tensor] = {}
-        y1, y2 = output.chunk(2, dim=1)
+        y1, y2, *inputs = ctx.saved_tensors
         d1, d2 = gradient.chunk(2, dim=1)
-        index = len(ctx.context.states)
-        for block in reversed(list(ctx.sequence)):
-            y2, d1 = _undo(block.g, y1, y2, d1, d2, ctx.context, index - 1, totals)
-            y1, d2 = _undo(block.f, y2, y1, d2, d1, ctx.context, index - 2, totals)
-            index -= 2
+        totals: dict[nn.Parameter, Tensor] = {}
+        autocast = torch.autocast(**ctx.autocast)
+        with frozen_statistics(ctx.sequence):
+            for branch in reversed(ctx.branches):
+                read = y1.to(ctx.dtype).detach().requires_grad_()
+                contribution = _run_again(branch, read, autocast)
+                y1, y2 = y2 - contribution.detach(), y1
+                d1, d2 = d2, d1 + _differentiate(branch, contribution, read, d2, totals)
         if inputs:
             _check_drift(torch.cat((y1, y2), dim=1), inputs[0], ctx.sequence.max_drift)
         d = torch.cat((d1, d2), dim=1) if ctx.needs_input_grad[0] else None
         return (d, None, None, *(totals.get(parameter) for parameter in ctx.parameters))
 
 
-def _undo(
-    branch: nn.Module,
-    read: Tensor,
-    added_to: Tensor,
-    d_read: Tensor,
-    d_output: Tensor,
-    context: _Context,
-    index: int,
-    totals: dict[nn.Parameter, Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Take back ``added_to = before + branch(read)``.
+def _run_again(branch: _Branch, read: Tensor, autocast: torch.autocast) -> Tensor:
+    """Return what the branch contributed, with its graph."""
+    random = nullcontext() if branch.state is None else _random_numbers_from(branch.state)
+    with random, autocast, torch.enable_grad():
+        output: Tensor = branch.module(read)
+    return output
 
-    Returns what was there before, and the whole gradient of ``read``.
-    """
-    read = read.detach().requires_grad_()
-    parameters = [parameter for parameter in branch.parameters() if parameter.requires_grad]
-    with _as_in_forward(context, index), frozen_statistics(branch):
-        contribution = branch(read)
-    gradients = torch.autograd.grad(
-        contribution, [read, *parameters], d_output.to(contribution.dtype), allow_unused=True
+
+def _differentiate(
+    branch: _Branch,
+    contribution: Tensor,
+    read: Tensor,
+    d_contribution: Tensor,
+    totals: dict[nn.Parameter, Tensor],
+) -> Tensor:
+    """Return the gradient of what the branch read, and add its parameters' to the totals."""
+    d_read, *gradients = torch.autograd.grad(
+        contribution,
+        [read, *branch.parameters],
+        d_contribution.to(contribution.dtype),
+        allow_unused=True,
     )
-    for parameter, gradient in zip(parameters, gradients[1:], strict=True):
+    for parameter, gradient in zip(branch.parameters, gradients, strict=True):
         if gradient is not None:
             known = totals.get(parameter)
             totals[parameter] = gradient if known is None else known + gradient
-    d_read = d_read if gradients[0] is None else d_read + gradients[0]
-    return added_to - contribution.detach(), d_read
+    return torch.zeros_like(read) if d_read is None else d_read
 
 
 def _check_drift(reconstructed: Tensor, x: Tensor, max_drift: float) -> None:

@@ -60,6 +60,20 @@ def test_gradients_equal_those_of_the_stored_version(
         torch.testing.assert_close(buffer, theirs.get_buffer(name), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_branch_reads_in_the_backward_pass_what_it_read_before(dtype: torch.dtype) -> None:
+    sequence = stack(10).to(dtype)
+    inputs: dict[nn.Module, list[Tensor]] = {}
+    for block in sequence:
+        for branch in (block.f, block.g):
+            branch.register_forward_pre_hook(
+                lambda module, x: inputs.setdefault(module, []).append(x[0].detach().clone())
+            )
+    sequence(torch.randn(4, 8, 6, 6, dtype=dtype)).float().square().mean().backward()
+    assert len(inputs) == 20
+    assert all(torch.equal(*pair) for pair in inputs.values())
+
+
 def test_batch_statistics_are_counted_once() -> None:
     sequence = stack(2)
     sequence(torch.randn(4, 8, 6, 6)).sum().backward()
@@ -110,12 +124,12 @@ def saved_bytes(sequence: ReversibleSequence) -> int:
 
 
 def test_memory_does_not_grow_with_depth() -> None:
-    assert saved_bytes(stack(40)) == saved_bytes(stack(10)) == 2 * 8 * 6 * 6 * 4
+    assert saved_bytes(stack(40)) == saved_bytes(stack(10)) == 2 * 8 * 6 * 6 * 8
 
 
 def test_nothing_is_kept_of_random_states_that_no_branch_used() -> None:
     output = stack(3)(torch.randn(2, 8, 6, 6))
-    assert output.grad_fn.context.states == [None] * 6
+    assert [branch.state for branch in output.grad_fn.branches] == [None] * 6
 
 
 def test_any_pair_of_branches_couples() -> None:
