@@ -21,8 +21,10 @@ from lightning.pytorch.strategies.launchers.multiprocessing import (
 from torch import Tensor, nn
 
 from lightning_depth.callbacks import GradientFlowMonitor
+from tests.callbacks.test_gradient_precision import HALF, fused, scaled
 from tests.callbacks.toy import (
     BLOCKS,
+    MakeOptimizer,
     Toy,
     compare,
     fit,
@@ -30,6 +32,7 @@ from tests.callbacks.toy import (
     make_batches,
     make_net,
     reference,
+    sgd,
 )
 
 
@@ -103,6 +106,14 @@ def test_ddp_with_accumulation_and_a_short_last_window(tmp_path: Path) -> None:
     batches = make_batches(5)
     expected = list(reference(make_net(), [batches[:2], batches[2:4], batches[4:]], divisor=2))
     compare(seen["history"], seen["totals"], expected)
+
+
+@pytest.mark.parametrize("optimizer", [sgd, fused], ids=["sgd", "fused"])
+def test_ddp_with_a_grad_scaler(tmp_path: Path, optimizer: MakeOptimizer) -> None:
+    seen = run(Toy(optimizer=optimizer), tmp_path, "ddp_fork", **scaled(2.0**12))
+    expected = list(reference(make_net(), windows(), optimizer))
+    assert seen["totals"]["skipped"] == [False] * 4
+    compare(seen["history"], seen["totals"], expected, rel=HALF)
 
 
 class Forgetful(nn.Module):
