@@ -9,29 +9,38 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import lightning as L
 import timm
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, interpolate, mse_loss
+from torch import nn
+from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_depth.networks import build_convnet, build_mlp
-
-Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+from tests.benchmarks._zoo_modules import DCGAN, Digit, MoCo
+from tests.benchmarks._zoo_nets import (
+    GatedBlock,
+    PreNormBlock,
+    RowLSTM,
+    RowTransformer,
+    SideBlock,
+    autoencoder,
+    block_stack,
+    dense_stack,
+    small_cnn,
+)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One healthy network: how it is built, on what picture size, and how it is trained."""
+    """One healthy run: the module that is trained, on what picture size, and for how long."""
 
     name: str
-    build: Callable[[], nn.Module]
+    build: Callable[[], L.LightningModule]
     size: int = 8
-    learning_rate: float = 1e-3
-    optimizer: str = "adamw"
     epochs: int = 8
 
 
@@ -56,143 +65,92 @@ def digits_loaders(
     )
 
 
-class Digit(L.LightningModule):
-    """A plain LightningModule such as users write, that knows nothing of this package."""
-
-    def __init__(self, case: Case) -> None:
-        super().__init__()
-        self.case = case
-        self.net = case.build()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.net(images)
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
-        output = self(images)
-        return cross_entropy(output, labels) if output.ndim == 2 else mse_loss(output, images)
-
-    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        images, labels = batch
-        output = self(images)
-        if output.ndim == 2:
-            self.log("val_error", (output.argmax(1) != labels).float().mean())
-        else:
-            self.log("val_error", mse_loss(output, images))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        if self.case.optimizer == "sgd":
-            return torch.optim.SGD(self.parameters(), self.case.learning_rate, momentum=0.9)
-        return torch.optim.AdamW(self.parameters(), self.case.learning_rate)
-
-
-class RowLSTM(nn.Module):
-    """Reads a picture row by row."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(8, 64, num_layers=2, batch_first=True)
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        states, _ = self.lstm(images.squeeze(1))  # (B, 8, 64)
-        return self.head(states[:, -1])
-
-
-class RowTransformer(nn.Module):
-    """Attends to the rows of a picture."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Linear(8, 48)
-        self.position = nn.Parameter(torch.randn(1, 8, 48) * 0.02)
-        layer = nn.TransformerEncoderLayer(
-            48, 4, 96, dropout=0.0, batch_first=True, norm_first=True
-        )
-        self.encoder = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
-        self.head = nn.Linear(48, 10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        tokens = self.embed(images.squeeze(1)) + self.position  # (B, 8, 48)
-        return self.head(self.encoder(tokens).mean(1))
-
-
-class PreNormBlock(nn.Module):
-    """One residual block of a pre-normalised MLP."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.wide = nn.Linear(width, 2 * width)
-        self.narrow = nn.Linear(2 * width, width)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features + self.narrow(torch.relu(self.wide(self.norm(features))))
-
-
-def _dense_stack(activation: type[nn.Module], depth: int, width: int = 64) -> nn.Module:
-    layers: list[nn.Module] = [nn.Flatten(), nn.Linear(64, width), activation()]
-    for _ in range(depth - 2):
-        layers += [nn.Linear(width, width), activation()]
-    return nn.Sequential(*layers, nn.Linear(width, 10))
-
-
-def _pre_norm_mlp() -> nn.Module:
-    blocks = [PreNormBlock(48) for _ in range(8)]
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 48), *blocks, nn.Linear(48, 10))
-
-
-def _small_cnn() -> nn.Module:
-    def stage(channels_in: int, channels_out: int) -> list[nn.Module]:
-        return [nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.ReLU(inplace=True)]
-
-    features = [*stage(1, 16), *stage(16, 32), nn.MaxPool2d(2), *stage(32, 32), nn.Flatten()]
-    return nn.Sequential(*features, nn.Dropout(0.25), nn.Linear(32 * 16, 10))
-
-
-def _autoencoder() -> nn.Module:
-    encoder = [nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 16), nn.ReLU()]
-    decoder = [nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.Unflatten(1, (1, 8, 8))]
-    return nn.Sequential(*encoder, *decoder)
+def _digit(
+    name: str,
+    build: Callable[[], nn.Module],
+    size: int = 8,
+    epochs: int = 8,
+    **training: Any,
+) -> Case:
+    return Case(name, lambda: Digit(build(), **training), size, epochs)
 
 
 def _timm(name: str, **options: object) -> Callable[[], nn.Module]:
     return lambda: timm.create_model(name, in_chans=1, num_classes=10, **options)
 
 
-def healthy_cases() -> list[Case]:
-    """Return the zoo: at least fifteen families, each trained as its users train it."""
+def _pre_norm_mlp() -> nn.Module:
+    return block_stack([PreNormBlock(48) for _ in range(8)])
+
+
+def _rezero() -> nn.Module:
+    return block_stack([GatedBlock(48, torch.zeros(())) for _ in range(12)])
+
+
+def _layer_scale() -> nn.Module:
+    return block_stack([GatedBlock(48, torch.full((48,), 1e-4)) for _ in range(12)])
+
+
+def _side_branches() -> nn.Module:
+    """Gates of 1 to 10^-4, in no order of depth."""
+    decades = (-4, 0, -2, -3, -1, -4, -1, -3, 0, -2)
+    return block_stack([SideBlock(48, 10.0**decade) for decade in decades])
+
+
+def _encoder() -> nn.Module:
+    return build_convnet("residual", 8, 16, 0, 1)
+
+
+def classifiers() -> list[Case]:
+    """Return the networks that are trained to classify, each as its users train it."""
     sgd = {"optimizer": "sgd", "learning_rate": 0.05}
     vit = {"img_size": 16, "patch_size": 4, "embed_dim": 48, "depth": 6, "num_heads": 3}
+    batchnorm = {"norm": "batchnorm"}
     return [
-        Case("relu-mlp-3", lambda: _dense_stack(nn.ReLU, 3)),
-        Case("relu-mlp-6", lambda: _dense_stack(nn.ReLU, 6)),
-        Case("tanh-mlp-4", lambda: _dense_stack(nn.Tanh, 4)),
-        Case("gelu-mlp-5", lambda: _dense_stack(nn.GELU, 5)),
-        Case("residual-mlp-8", _pre_norm_mlp),
-        Case(
-            "plain-mlp-bn-8",
-            lambda: build_mlp("plain", 8, 48, 64, 10, {"norm": "batchnorm"}),
+        _digit("relu-mlp-3", lambda: dense_stack(nn.ReLU, 3)),
+        _digit("relu-mlp-6", lambda: dense_stack(nn.ReLU, 6)),
+        _digit("tanh-mlp-4", lambda: dense_stack(nn.Tanh, 4)),
+        _digit("gelu-mlp-5", lambda: dense_stack(nn.GELU, 5)),
+        _digit("residual-mlp-8", _pre_norm_mlp),
+        _digit("plain-mlp-bn-8", lambda: build_mlp("plain", 8, 48, 64, 10, batchnorm), **sgd),
+        _digit("small-cnn", small_cnn),
+        _digit("plain-20", lambda: build_convnet("plain", 20, 8, 10, 1), **sgd),
+        _digit("residual-20", lambda: build_convnet("residual", 20, 8, 10, 1), **sgd),
+        _digit("residual-56", lambda: build_convnet("residual", 56, 8, 10, 1), **sgd),
+        _digit("dense-22", lambda: build_convnet("dense", 22, 8, 10, 1), **sgd),
+        _digit("resnet18", _timm("resnet18"), size=32, epochs=3),
+        _digit("resnet10t", _timm("resnet10t"), size=32, epochs=4),
+        _digit("mobilenetv2", _timm("mobilenetv2_035"), size=32, learning_rate=3e-3),
+        _digit("convnext", _timm("convnext_atto", drop_path_rate=0.0), size=32, epochs=1),
+        _digit("vit", _timm("vit_tiny_patch16_224", **vit), size=16, epochs=12),
+        _digit("transformer", RowTransformer),
+        _digit("lstm", RowLSTM, learning_rate=3e-3),
+        _digit("highway-20", lambda: build_mlp("highway", 20, 48, 64, 10), epochs=12),
+        _digit(
+            "wide-resnet-16-2",
+            lambda: build_convnet("preactivation", 16, 32, 10, 1, stem_width=16),
+            epochs=4,
             **sgd,
         ),
-        Case("small-cnn", _small_cnn),
-        Case("plain-20", lambda: build_convnet("plain", 20, 8, 10, 1), **sgd),
-        Case("residual-20", lambda: build_convnet("residual", 20, 8, 10, 1), **sgd),
-        Case("residual-56", lambda: build_convnet("residual", 56, 8, 10, 1), **sgd),
-        Case("dense-22", lambda: build_convnet("dense", 22, 8, 10, 1), **sgd),
-        Case("resnet18", _timm("resnet18"), size=32, epochs=3),
-        Case("resnet10t", _timm("resnet10t"), size=32, epochs=4),
-        Case("mobilenetv2", _timm("mobilenetv2_035"), size=32, epochs=8, learning_rate=3e-3),
-        Case("convnext", _timm("convnext_atto", drop_path_rate=0.0), size=32, epochs=1),
-        Case("vit", _timm("vit_tiny_patch16_224", **vit), size=16, epochs=12),
-        Case("transformer", RowTransformer),
-        Case("lstm", RowLSTM, learning_rate=3e-3),
-        Case("autoencoder", _autoencoder),
+        _digit("rezero-12", _rezero),
+        _digit("layer-scale-12", _layer_scale),
+        _digit("side-branches-10", _side_branches),
+        _digit("solved-mlp-4", lambda: dense_stack(nn.ReLU, 4), epochs=150, learning_rate=2e-3),
+    ]
+
+
+def healthy_cases() -> list[Case]:
+    """Return the zoo: the classifiers, and what is trained to something else."""
+    return [
+        *classifiers(),
+        _digit("autoencoder", autoencoder),
+        Case("dcgan", DCGAN, size=16, epochs=40),
+        Case("moco", lambda: MoCo(_encoder(), 64), epochs=12),
     ]
 
 
 def fit(case: Case, seed: int, callbacks: list[L.Callback]) -> float:
-    """Train one case and return its error on held-out digits (mean squared for autoencoders)."""
+    """Train one case and return its error on held-out digits, as its module defines it."""
     L.seed_everything(seed, verbose=False)
     train, val = digits_loaders(case.size, seed)
     trainer = L.Trainer(
@@ -204,7 +162,7 @@ def fit(case: Case, seed: int, callbacks: list[L.Callback]) -> float:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Digit(case), train, val)
+    trainer.fit(case.build(), train, val)
     return float(trainer.callback_metrics.get("val_error", torch.tensor(math.nan)))
 
 
