@@ -83,11 +83,11 @@ class RadialUnits(nn.Module):
             shape = (num_classes, num_features)
             drawn = torch.randint(0, 2, shape, generator=generator, device="cpu")
             codes.copy_(2 * drawn - 1)
-        self.register_buffer("codes", codes)
+        self.register_buffer("weight", codes)  # the name under which timm looks for a classifier
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
-        difference = x.unsqueeze(1) - self.codes  # type: ignore[operator]
+        difference = x.unsqueeze(1) - self.weight  # type: ignore[operator]
         return -difference.square().sum(2)
 
 

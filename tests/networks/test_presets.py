@@ -175,10 +175,10 @@ def test_layers_of_lenet_1998() -> None:
     layers = [c1, s2, c3, s4, c5, network.head.hidden]
     counts = [sum(p.numel() for p in layer.parameters()) for layer in layers]
     assert counts == [156, 12, 1_516, 32, 48_120, 10_164]
-    assert network.get_classifier().codes.numel() == 840
-    first = network.get_classifier().codes
+    assert network.get_classifier().weight.numel() == 840
+    first = network.get_classifier().weight
     network.reset_classifier(12)
-    assert torch.equal(network.get_classifier().codes[:10], first)
+    assert torch.equal(network.get_classifier().weight[:10], first)
     assert network(torch.randn(2, 1, 32, 32)).shape == (2, 12)
 
 

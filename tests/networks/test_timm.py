@@ -271,6 +271,15 @@ def test_configuration_names_timms_weights() -> None:
     assert (ours.first_conv, ours.classifier) == ("stem.conv", "head.fc")
 
 
+@pytest.mark.parametrize("name", [*SMALL, "depth_lenet5_1998"])
+def test_configuration_names_layers_of_the_network(name: str) -> None:
+    network = timm.create_model(name)
+    config = network.default_cfg
+    assert {f"{config[key]}.weight" for key in ("first_conv", "classifier")} <= set(
+        network.state_dict()
+    )
+
+
 SMALLEST = {
     "plain": 8,
     "residual": 8,
