@@ -37,7 +37,10 @@ def content_keys(rows: Tensor, seed: int = 0) -> Tensor:
     bits = rows.double().contiguous().view(torch.int64)
     generator = torch.Generator().manual_seed(seed)
     factors = torch.randint(-(2**63), 2**63 - 1, (rows.shape[1],), generator=generator)
-    keys = ((bits ^ (bits >> 32)) * (factors | 1).to(bits.device)).sum(1)
+    keys = bits >> 32
+    keys ^= bits
+    keys *= (factors | 1).to(bits.device)
+    keys = keys.sum(1)
     for shift, multiplier in zip(_SHIFTS, (*_MULTIPLIERS, 1), strict=True):
         keys = (keys ^ ((keys >> shift) & ((1 << (64 - shift)) - 1))) * multiplier
     return keys & (2**63 - 1)
@@ -86,12 +89,9 @@ def rank_in_class(keys: Tensor, labels: Tensor) -> Tensor:
     order = torch.argsort(keys, stable=True)
     order = order[torch.argsort(labels[order], stable=True)]
     ordered = labels[order]
-    position = torch.arange(len(keys), device=keys.device)
-    starts = torch.ones_like(ordered, dtype=torch.bool)
-    starts[1:] = ordered[1:] != ordered[:-1]
-    first = torch.where(starts, position, 0).cummax(0).values if len(keys) else position
     ranks = torch.empty_like(order)
-    ranks[order] = position - first
+    first_of_class = torch.searchsorted(ordered, ordered)
+    ranks[order] = torch.arange(len(keys), device=keys.device) - first_of_class
     return ranks
 
 

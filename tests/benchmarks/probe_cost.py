@@ -1,8 +1,8 @@
 """What the separability probe adds to a validation pass, beside delve and a probe trained by SGD.
 
-    python -m tests.benchmarks.probe_cost time [SECONDS]
-    python -m tests.benchmarks.probe_cost peers [SECONDS]
-    python -m tests.benchmarks.probe_cost wide [SECONDS]
+    python -m tests.benchmarks.probe_cost time ROUNDS [SECONDS]
+    python -m tests.benchmarks.probe_cost peers ROUNDS [SECONDS]
+    python -m tests.benchmarks.probe_cost wide ROUNDS [SECONDS]
     python -m tests.benchmarks.probe_cost memory
 
 `time`: ResNet-18, 32 px, 10 classes, 10,000 images, batch 64, inside `trainer.validate`; `peers`
@@ -10,12 +10,16 @@ the same with delve and a linear probe trained by SGD on cached features of eigh
 ResNet-50 with 1,000 classes and `max_features=2048`. `memory`: the same two, peak resident memory
 of a process against that of the bare pass. Images are random numbers: what is measured is the time.
 One thread, and processor time of the process, which other programs on the machine disturb least.
+A round runs every variant once, the bare pass twice, in an order that rotates; ROUNDS is a file to
+which rounds are added until SECONDS (120) are over, and of which the table is printed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
+import json
 import logging
 import resource
 import subprocess
@@ -24,6 +28,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -33,9 +38,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_depth.callbacks import LayerSeparabilityProbe
-from tests.benchmarks._paired import HEADER, compare
+from tests.benchmarks._paired import AGAIN, BASE, HEADER, summarise
 
-IMAGES, BATCH = 10_000, 64
+IMAGES, WARM_UP, BATCH = 10_000, 640, 64
 CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "time": ("resnet18", 10, {}),
     "peers": ("resnet18", 10, {}),
@@ -54,11 +59,11 @@ class Net(pl.LightningModule):
         self.net(batch[0])
 
 
-def data(num_classes: int) -> DataLoader[Any]:
+def data(num_classes: int, images: int) -> DataLoader[Any]:
     """Return random images of random classes."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(IMAGES, 3, 32, 32, generator=generator)
-    y = torch.randint(num_classes, (IMAGES,), generator=generator)
+    x = torch.randn(images, 3, 32, 32, generator=generator)
+    y = torch.randint(num_classes, (images,), generator=generator)
     return DataLoader(TensorDataset(x, y), BATCH)
 
 
@@ -113,17 +118,18 @@ def with_sgd_probe(module: Net, loader: DataLoader[Any], num_classes: int) -> No
         head = nn.Linear(x.shape[1], num_classes)
         optimizer = torch.optim.SGD(head.parameters(), 0.1, momentum=0.9)
         for _ in range(5):
-            for rows in torch.arange(IMAGES).split(BATCH):
+            for rows in torch.arange(len(x)).split(BATCH):
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(head(x[rows]), labels[rows]).backward()
                 optimizer.step()
 
 
-def variants(case: str) -> tuple[Callable[[], None], dict[str, Callable[[], None]]]:
-    """Return the bare pass and what is held against it."""
+def variants(case: str, images: int = IMAGES) -> dict[str, Callable[[], None]]:
+    """Return the bare pass, once more, and what is held against it."""
     name, num_classes, options = CASES[case]
-    module, loader = Net(name, num_classes).eval(), data(num_classes)
-    found: dict[str, Callable[[], None]] = {}
+    module, loader = Net(name, num_classes).eval(), data(num_classes, images)
+    bare = partial(validate, module, loader, None)
+    found: dict[str, Callable[[], None]] = {BASE: bare, AGAIN: bare}
     if case != "peers":
         found["probe, default sample"] = partial(validate, module, loader, options)
     if case == "time":
@@ -135,7 +141,35 @@ def variants(case: str) -> tuple[Callable[[], None], dict[str, Callable[[], None
         )
         if _has_delve():
             found["delve, saturation of all layers"] = partial(with_delve, module, loader)
-    return partial(validate, module, loader, None), found
+    return found
+
+
+def add_rounds(case: str, path: Path, seconds: float) -> None:
+    """Run rounds until the time is over and add each to a file, in seconds of the processor."""
+    for run in variants(case, WARM_UP).values():
+        run()
+    runs, begun = variants(case), time.perf_counter()
+    names = list(runs)
+    turn = len(path.read_text().splitlines()) if path.exists() else 0
+    while time.perf_counter() - begun < seconds:
+        place = turn % len(names)
+        found = {}
+        for name in names[place:] + names[:place]:
+            gc.collect()
+            start = time.process_time()
+            runs[name]()
+            found[name] = time.process_time() - start
+        with path.open("a") as file:
+            file.write(json.dumps(found) + "\n")
+        turn += 1
+
+
+def table(path: Path) -> str:
+    """Return the rounds of a file as a table of ratios to the bare pass."""
+    rounds = [json.loads(line) for line in path.read_text().splitlines()]
+    names = [name for name in rounds[0] if name != BASE]
+    lines = [summarise(name, [found[name] / found[BASE] for found in rounds]) for name in names]
+    return "\n".join([HEADER, *map(str, lines)])
 
 
 def _has_delve() -> bool:
@@ -148,8 +182,7 @@ def _has_delve() -> bool:
 
 def peak(case: str, which: str) -> None:
     """Print the peak resident memory of this process after two passes, in MB."""
-    base, others = variants(case)
-    run = base if which == "bare" else others[which]
+    run = variants(case)[which]
     run()
     run()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
@@ -177,17 +210,9 @@ def main(what: str, *rest: str) -> None:
     elif what == "peak":
         peak(*rest)
     else:
-        base, others = variants(what)
-        seconds = float(rest[0]) if rest else 600.0
-        found = compare(
-            base,
-            others,
-            precision=0.03,
-            min_rounds=1 if what == "peers" else 3,
-            max_seconds=seconds,
-            clock=time.process_time,
-        )
-        print(HEADER, *found, sep="\n")
+        path = Path(rest[0])
+        add_rounds(what, path, float(rest[1]) if len(rest) > 1 else 120.0)
+        print(table(path))
 
 
 if __name__ == "__main__":

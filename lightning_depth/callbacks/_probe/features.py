@@ -13,7 +13,7 @@ from torch import Tensor, nn
 __all__ = ["Pool", "PoolFunction", "Projection", "Rows", "is_channels_last", "pool_rows"]
 
 NONZEROS = 4  # buckets that every feature is added to
-FEW = 3  # one of so many samples is few
+FEW = 2  # one of so many samples is few
 
 
 class PoolFunction(Protocol):

@@ -85,8 +85,9 @@ class SampleStore:
         quota = balanced_quota(torch.tensor(list(self._seen.values())), self.capacity)
         kept = self._samples.labels >= 0
         old = kept.nonzero()[:, 0]
-        both = self._samples.at(old).join(arriving)
-        stays = rank_in_class(both.keys, both.labels) < quota
+        keys = torch.cat([self._samples.keys[old], arriving.keys])
+        labels = torch.cat([self._samples.labels[old], arriving.labels])
+        stays = rank_in_class(keys, labels) < quota
         self._samples.labels[old[~stays[: len(old)]]] = -1
         rows = stays[len(old) :].nonzero()[:, 0]
         free = (self._samples.labels < 0).nonzero()[:, 0]
