@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lightning_depth.blocks._checkpoint import frozen_statistics
-from lightning_depth.errors import ConfigurationError, MisuseError
+from lightning_depth.errors import ConfigurationError, MisuseError, check_divisible
 
 __all__ = ["ReversibleSequence"]
 
@@ -71,6 +71,7 @@ class ReversibleSequence(nn.Sequential):
             for block in self:
                 x = block(x)
             return x
+        check_divisible("channels", x.shape[1], "halves", 2)
         branches = [
             _Branch(branch)
             for block in self

@@ -149,6 +149,14 @@ def test_a_branch_used_twice_gets_both_gradients() -> None:
     torch.testing.assert_close(ours_gradient, shared.weight.grad)
 
 
+def test_channels_that_have_no_halves_are_refused() -> None:
+    sequence = ReversibleSequence(AdditiveCoupling(nn.Identity(), nn.Identity()))
+    with pytest.raises(
+        ConfigurationError, match=r"^`channels` \(=5\) must be divisible by `halves` \(=2\)\.$"
+    ):
+        sequence(torch.randn(2, 5))
+
+
 def test_no_graph_is_kept_without_gradients() -> None:
     with torch.no_grad():
         assert not stack(2)(torch.randn(2, 8, 6, 6)).requires_grad
