@@ -20,13 +20,14 @@ from lightning_depth.blocks.plain import (
     bottleneck_branch,
     default_layers,
 )
+from lightning_depth.errors import check_real
 
 __all__ = ["BottleneckBlock", "ResidualBlock"]
 
 
 def make_drop_path(rate: float) -> nn.Module:
     """Return stochastic depth (Huang et al. 2016), or the identity where the rate is zero."""
-    return DropPath(rate) if rate else nn.Identity()
+    return DropPath(check_real("drop_path", rate, 0.0, 1.0)) if rate else nn.Identity()
 
 
 @register_block("residual")

@@ -143,3 +143,9 @@ def test_stochastic_depth_skips_whole_samples(name: str) -> None:
     same = (block(x) == skipped(x)).flatten(1).all(1)
     assert 10 < same.sum() < 54
     assert not (block.eval()(x) == skipped(x)).flatten(1).all(1).any()
+
+
+def test_stochastic_depth_that_is_no_probability_is_refused() -> None:
+    sentence = "^`drop_path` must be a finite number of at least 0 and at most 1, but got 2[.]0[.]$"
+    with pytest.raises(ValueError, match=sentence):
+        block_factory("residual", drop_path=2.0)(8, 8)
