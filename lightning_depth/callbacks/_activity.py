@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from lightning_depth.layers import Layer
 __all__ = ["Activity", "Recorder", "first_tensor"]
 
 Parts = dict[str, list[Tensor]]
+Hook = Callable[..., None]
 
 
 @dataclass
@@ -76,8 +77,23 @@ class Recorder:
             for module in modules
             if id(module) in owners and next(module.parameters(recurse=False), None) is not None
         ]
+        self._before, self._after = self._hooks()
         self._handles: list[RemovableHandle] = []
         self._start()
+
+    def _hooks(self) -> tuple[dict[nn.Module, Hook], dict[nn.Module, Hook]]:
+        """What runs before and after each module, one hook a module, made once."""
+        before: dict[nn.Module, list[Hook]] = defaultdict(list)
+        after: dict[nn.Module, list[Hook]] = defaultdict(list)
+        for layer in self._layers:
+            before[layer.module].append(partial(self._enter, layer.name))
+            after[layer.module].append(partial(self._leave, layer.name))
+        for module, owner in self._leaves:
+            before[module].append(self._feed)
+            after[module].append(partial(self._pass, owner))
+        for module, holder, activation in self._activations:
+            after[module].append(partial(self._activate, holder, activation))
+        return _in_turn(before), _in_turn(after)
 
     def _start(self) -> None:
         self._activity = Activity()
@@ -98,14 +114,10 @@ class Recorder:
     def attach(self) -> None:
         """Begin to record."""
         self.detach()
-        for layer in self._layers:
-            self._add(layer.module.register_forward_pre_hook(partial(self._enter, layer.name)))
-            self._add(layer.module.register_forward_hook(partial(self._leave, layer.name)))
-        for module, owner in self._leaves:
-            self._add(module.register_forward_pre_hook(self._feed))
-            self._add(module.register_forward_hook(partial(self._pass, owner)))
-        for module, holder, activation in self._activations:
-            self._add(module.register_forward_hook(partial(self._activate, holder, activation)))
+        self._handles = [
+            *(module.register_forward_pre_hook(hook) for module, hook in self._before.items()),
+            *(module.register_forward_hook(hook) for module, hook in self._after.items()),
+        ]
 
     def detach(self) -> Activity:
         """Stop recording, and return what was recorded."""
@@ -116,14 +128,10 @@ class Recorder:
         self._start()
         return activity
 
-    def _add(self, handle: RemovableHandle) -> None:
-        self._handles.append(handle)
-
     def _enter(self, name: str, module: nn.Module, args: Any) -> None:
         self._activity.executed.append(name)
         self._places[name] = 0  # a second run in the same step meets the same places again
 
-    @torch.no_grad()
     def _leave(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         tensor = first_tensor(output)
         if tensor is None or not tensor.is_floating_point() or tensor.numel() == 0:
@@ -153,7 +161,6 @@ class Recorder:
             origin = describe_origin(output)
             self._record(layer, activation, output, origin[1] if origin else None)
 
-    @torch.no_grad()
     def _record(self, layer: str, activation: Activation, output: Tensor, node: Any) -> None:
         if output.numel() == 0 or id(node) in self._seen:
             return
@@ -165,10 +172,24 @@ class Recorder:
         others = [dim for dim in range(output.ndim) if dim != axis]
         if activation.rectified and output.ndim > 1:
             self._activity.maxima[place].append(output.amax(others).float())
-            self._activity.means[place].append(output.mean(others, dtype=torch.float32))
+            total = output.sum(others, dtype=torch.float32)  # half as dear as a mean on a CPU
+            self._activity.means[place].append(total.div_(output.numel() // len(total)))
         if activation.bounded:
             share = saturated_share(output, activation.low, activation.high)
             self._activity.saturated[place].append(share)
+
+
+def _in_turn(hooks: Mapping[nn.Module, list[Hook]]) -> dict[nn.Module, Hook]:
+    """One hook a module, that runs all of its hooks."""
+    return {
+        module: several[0] if len(several) == 1 else partial(_run_all, several)
+        for module, several in hooks.items()
+    }
+
+
+def _run_all(hooks: list[Hook], *args: Any) -> None:
+    for hook in hooks:
+        hook(*args)
 
 
 def first_tensor(value: Any) -> Tensor | None:

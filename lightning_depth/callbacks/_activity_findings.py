@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,8 +44,7 @@ _NOTHING: dict[str, Any] = {key: {} for key in ("saturated", "rms", "rank", "var
 """What is not kept of the batches of a window."""
 
 
-@dataclass(frozen=True)
-class LayerActivity:
+class LayerActivity(NamedTuple):
     """What was seen of one layer; not-a-number where it has nothing of the kind."""
 
     layer: Layer
@@ -120,8 +119,8 @@ class Window:
         means = torch.stack([batch.means for batch in alike]).mean(0)
         layers = [place.rpartition("#")[0] for place in last.units]
         sizes = list(last.units.values())
-        dormant = [dormant_units(part, tau) for part in torch.split(means, sizes)]
-        return _by_layer(layers, torch.split(dead, sizes)), _by_layer(layers, dormant)
+        dormant = dormant_units(means, tau, sizes)
+        return _by_layer(layers, dead, sizes), _by_layer(layers, dormant, sizes)
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Return plain containers and tensors."""
@@ -142,13 +141,14 @@ class Window:
         return sum(batch.samples for batch in self._batches)
 
 
-def _by_layer(layers: Sequence[str], flags: Sequence[Tensor]) -> dict[str, float]:
+def _by_layer(layers: Sequence[str], flags: Tensor, sizes: Sequence[int]) -> dict[str, float]:
     """The share of units of each layer for which a flag is set, over all its places."""
     units: dict[str, int] = {}
     raised: dict[str, int] = {}
-    counts = torch.stack([flag.sum() for flag in flags]).tolist()
-    for layer, flag, count in zip(layers, flags, counts, strict=True):
-        units[layer] = units.get(layer, 0) + flag.numel()
+    starts = np.cumsum([0, *sizes[:-1]])
+    counts = np.add.reduceat(flags.numpy().astype(np.int64), starts).tolist()
+    for layer, size, count in zip(layers, sizes, counts, strict=True):
+        units[layer] = units.get(layer, 0) + size
         raised[layer] = raised.get(layer, 0) + count
     return {layer: raised[layer] / units[layer] for layer in units}
 

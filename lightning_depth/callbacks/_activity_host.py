@@ -47,14 +47,13 @@ def bring(activity: Activity, *, ranks: int = 1) -> HostActivity:
     norms = {name: torch.stack(parts).norm() for name, parts in _several(activity.norms)}
     norms = {name: norms.get(name, parts[0]) for name, parts in activity.norms.items()}
     shapes, grams = _grams(activity.kept)
-    groups = [maxima, means, saturated, norms, grams]
-    tensors = [tensor for group in groups for tensor in group.values()]
-    if not tensors:
+    groups = (maxima.values(), means.values(), saturated.values(), norms.values(), grams)
+    home = next((tensor.device for group in groups for tensor in group), None)
+    if home is None:
         return HostActivity(0, {}, torch.empty(0), torch.empty(0), {}, {}, {}, {}, {})
-    home = tensors[0].device
-    vector = torch.cat([tensor.to(home, torch.float32).flatten() for tensor in tensors])
+    flat = [_flat(list(group), home) for group in groups]
+    vector, sizes = torch.cat(flat), [len(part) for part in flat]
     copies = _gather(vector, ranks).cpu()
-    sizes = [sum(tensor.numel() for tensor in group.values()) for group in groups]
     read = torch.split(copies, sizes, dim=1)
     rank, variety = _spectra(shapes, read[4])
     return HostActivity(
@@ -77,16 +76,24 @@ def _several(parts: Parts) -> list[tuple[str, list[Tensor]]]:
     return [(name, runs) for name, runs in parts.items() if len(runs) > 1]
 
 
-def _grams(kept: dict[str, Tensor]) -> tuple[dict[tuple[int, ...], list[str]], dict[str, Tensor]]:
+def _grams(kept: dict[str, Tensor]) -> tuple[dict[tuple[int, ...], list[str]], list[Tensor]]:
     """The layers of each shape, and the inner products of all layers of one shape in one call."""
     shapes: dict[tuple[int, ...], list[str]] = {}
     for name, features in kept.items():
         shapes.setdefault(tuple(features.shape), []).append(name)
-    grams = {
-        names[0]: gram_matrix(torch.stack([kept[name] for name in names]))
-        for names in shapes.values()
-    }
+    grams = [gram_matrix(torch.stack([kept[name] for name in names])) for names in shapes.values()]
     return shapes, grams
+
+
+def _flat(tensors: list[Tensor], home: torch.device) -> Tensor:
+    """All numbers of some tensors in one vector."""
+    if any(tensor.device != home for tensor in tensors):
+        tensors = [tensor.to(home) for tensor in tensors]
+    if not tensors:
+        return torch.empty(0, device=home)
+    if tensors[0].ndim != 1:
+        tensors = [tensor.reshape(-1) for tensor in tensors]
+    return torch.cat(tensors).to(torch.float32)
 
 
 def _spectra(
@@ -100,12 +107,13 @@ def _spectra(
         stop = start + len(names) * size * size
         gram = grams[:, start:stop].view(-1, len(names), size, size)
         start = stop
-        finite = gram.isfinite().all(-1).all(-1)
-        ranks = rank_of_gram(torch.where(finite[..., None, None], gram, 0.0))
-        ranks = torch.where(finite, ranks, math.nan).mean(0)
-        traces = gram.diagonal(dim1=2, dim2=3).sum(-1).mean(0)
+        traces = gram.diagonal(dim1=2, dim2=3).sum(-1)
+        finite = traces.isfinite()  # one bad element makes every sum of its row bad
+        if not finite.all():
+            gram = torch.where(finite[..., None, None], gram, 0.0)
+        ranks = torch.where(finite, rank_of_gram(gram), math.nan).mean(0)
         rank.update(zip(names, ranks.tolist(), strict=True))
-        variety.update(zip(names, traces.tolist(), strict=True))
+        variety.update(zip(names, traces.mean(0).tolist(), strict=True))
     return rank, variety
 
 

@@ -60,9 +60,9 @@ class Flow:
 
     @property
     def level(self) -> float:
-        """Median gradient of the blocks over the largest gradient of any parameter."""
-        reading = self.reading
-        return _median(reading.grad_rms[reading.watched.trend]) / (reading.peak_rms or math.nan)
+        """Median gradient of the blocks that have one over the largest of any parameter."""
+        grads = self.reading.grad_rms[self.reading.watched.trend]
+        return _median(grads[grads != 0.0]) / (self.reading.peak_rms or math.nan)
 
     @cached_property
     def layers(self) -> tuple[LayerGradient, ...]:
@@ -175,11 +175,16 @@ def _judge_trend(flow: Flow, *, rising: bool) -> list[Finding]:
 
 
 def _cut_layers(flow: Flow) -> list[LayerGradient]:
-    """Layers whose gradient is exactly zero while others have one."""
-    if flow.reading.grad_rms.all():
+    """Layers whose gradient is exactly zero while others have one.
+
+    A branch that is scaled by zero at its start has weights without a gradient, and a scale with
+    one: it is not cut off.
+    """
+    reading = flow.reading
+    cut = [place for place in reading.watched.trend.tolist() if place in reading.silent]
+    if len(cut) == len(reading.watched.trend) and not reading.norm:
         return []
-    cut = [layer for layer in flow.layers if layer.grad_rms == 0.0]
-    return cut if len(cut) < len(flow.layers) or flow.reading.norm > 0 else []
+    return [reading.layers[place] for place in cut]
 
 
 def _cut_off(flow: Flow, cut: Sequence[LayerGradient]) -> Finding:

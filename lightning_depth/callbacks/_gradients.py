@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter, is_lazy
 
-from lightning_depth.callbacks._norms import HostNorms, Norms, exact_norms, is_doubtful, local_part
+from lightning_depth.callbacks._norms import (
+    HostNorms,
+    Norms,
+    exact_norms,
+    is_doubtful,
+    local_part,
+    lots,
+)
 from lightning_depth.callbacks._reading import Column, Reading, Watched, ratio
 from lightning_depth.callbacks._sharding import Sharding
 from lightning_depth.callbacks._sources import PLAIN, Source
@@ -114,38 +122,56 @@ class GradientTable:
         """Return the norms of weights, or of changes of weights, on their way to the host."""
         return self._queue(weights, self._compared_shares)
 
+    def queue_in_lots(
+        self,
+        weights: Sequence[Tensor | None],
+        prepare: Callable[[slice], Sequence[Tensor | None]],
+    ) -> Norms:
+        """Return norms of what is made of weights, lot by lot while these are in the cache.
+
+        Args:
+            weights: They say how large a lot is.
+            prepare: Takes the places of a lot, and returns a tensor for each.
+        """
+        norms = Norms(self._device)
+        for lot in lots(weights):
+            norms.add(prepare(lot), self._compared_shares[lot])
+        return norms
+
     @torch.no_grad()
     def read(
         self,
+        keep: Callable[[], Norms] | None = None,
+        *,
         scale: Tensor | None = None,
         earlier: Norms | None = None,
-        *,
         unscale: bool = False,
-        reuse_weights: bool = False,
     ) -> Reading | None:
         """Return gradients and weights as they are now.
 
         Args:
+            keep: Returns what ``queue_weights`` does; without it, the weights are those of the
+                last reading. The gradients, which were written last, are read before.
             scale: Loss scale of a GradScaler, on its device.
             earlier: Norms of an earlier step, to be brought along in the same copy.
             unscale: Whether the gradients still carry the loss scale.
-            reuse_weights: Whether the norms of the weights are those of the last reading.
 
         Returns:
             None where no parameter has a gradient on any rank.
         """
-        reuse = reuse_weights and self._last_weights is not None
-        gradients, weights = self.gradients(), [] if reuse else self.weights()
+        gradients = self.gradients()
         queued = self.queue_gradients(gradients)
-        weight_slots = queued.add(weights, None if reuse else self._compared_shares)
+        if keep is None and self._last_weights is None:
+            keep = partial(self.queue_weights, self.weights())
+        weight_slots = queued.absorb(keep()) if keep is not None else range(0)
         scale_slots = queued.add([scale], [1.0 / self._ranks()]) if scale is not None else range(0)
         earlier_slots = queued.absorb(earlier) if earlier is not None else range(0)
         values = queued.read(self._group)
         norms = values[range(len(gradients))]
         if not norms.present.any():
             return None
-        bad = self._repeat([*gradients, *weights], values[range(weight_slots.stop)])
-        if not reuse or self._last_weights is None:
+        bad = self._repeat(gradients, values[range(len(gradients) + len(weight_slots))])
+        if weight_slots or self._last_weights is None:
             self._last_weights = self._by_place(values[weight_slots].values)
         loss_scale = float(values[scale_slots].values[0]) if scale is not None else 1.0
         if unscale:
@@ -206,11 +232,12 @@ class GradientTable:
     def _ranks(self) -> int:
         return 1 if self._group is None else self._group.size()
 
-    def _repeat(self, tensors: Sequence[Tensor | None], norms: HostNorms) -> dict[int, int]:
+    def _repeat(self, gradients: Sequence[Tensor | None], norms: HostNorms) -> dict[int, int]:
         """Replace norms that float32 cannot hold, in place; return counts of bad elements."""
         places = np.flatnonzero(is_doubtful(norms)).tolist()
         if not places:
             return {}
+        tensors = [*gradients, *self.weights()]
         shares = [*self._shares, *self._compared_shares]
         exact = exact_norms(
             self._device,
@@ -243,6 +270,7 @@ class GradientTable:
             output_rms=None,
             bad_by_layer=self._bad_by_layer(bad),
             bare=bare,
+            silent=self._silent(norms),
             norm=norms.total(),
             nonfinite=sum(bad.values()),
             peak_rms=float((norms.values / self._root_numel)[norms.present].max()),
@@ -267,6 +295,18 @@ class GradientTable:
             for place, members in enumerate(self._members)
         }
         return {place: found for place, found in names.items() if found}
+
+    def _silent(self, norms: HostNorms) -> frozenset[int]:
+        if norms.values.all():
+            return frozenset()
+        zero = (norms.values == 0.0).tolist()
+        moving = (norms.present & ~(norms.values == 0.0)).tolist()
+        return frozenset(
+            place
+            for place, members in enumerate(self._members)
+            if any(zero[member] for member in members)
+            and not any(moving[member] for member in members)
+        )
 
     def _bad_by_layer(self, bad: Mapping[int, int]) -> dict[int, int]:
         if not bad:

@@ -55,7 +55,7 @@ class History:
 
     def __getstate__(self) -> dict[str, Any]:
         """What waits belongs to a run that copies know nothing of."""
-        self._settle()
+        self.settle()
         return vars(self)
 
     def __eq__(self, other: object) -> bool:
@@ -64,7 +64,7 @@ class History:
     __hash__ = None  # type: ignore[assignment] # it changes
 
     def __len__(self) -> int:
-        self._settle()
+        self.settle()
         return len(self._records)
 
     def append(self, **columns: Any) -> None:
@@ -74,7 +74,7 @@ class History:
             **columns: A sequence (tuple, list or tensor) holds one value a row; anything else
                 holds for all rows.
         """
-        self._settle()
+        self.settle()
         cells = {name: _frozen(value) for name, value in columns.items()}
         rows = max((len(cell) for cell in cells.values() if isinstance(cell, tuple)), default=1)
         floats = array("f")
@@ -95,16 +95,17 @@ class History:
         """
         self._waiting.append(columns)
         if len(self._waiting) == _LOT:
-            self._settle()
+            self.settle()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """Make the records that wait, and let go of what they are made from."""
         waiting, self._waiting = self._waiting, []
         for columns in waiting:
             self.append(**columns())
 
     def table(self) -> dict[str, list[Any]]:
         """Return the columns, all of one length; ``pandas.DataFrame`` accepts them."""
-        self._settle()
+        self.settle()
         rows = [record.rows for record in self._records]
         columns: dict[str, list[Any]] = {
             name: [value for cell, n in zip(cells, rows, strict=True) for value in _spread(cell, n)]
@@ -120,7 +121,7 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain containers and a tensor for each column of floats."""
-        self._settle()
+        self.settle()
         return {
             "appended": self._appended,
             "numbers": [record.number for record in self._records],

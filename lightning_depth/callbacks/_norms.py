@@ -8,7 +8,7 @@ is summed over the ranks as squares before it is copied; a full tensor is never 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -19,10 +19,12 @@ import torch.distributed
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["HostNorms", "Norms", "exact_norms", "is_doubtful", "is_plain", "local_part"]
+__all__ = ["HostNorms", "Norms", "exact_norms", "is_doubtful", "is_plain", "local_part", "lots"]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _KIND = attrgetter("__class__", "layout", "dtype", "device")
+_LOT_BYTES = {True: 2**21, False: 2**26}
+"""On a CPU and on an accelerator."""
 _SMALLEST_TRUSTED = 1e-18
 """Below it the squares that float32 sums are subnormal and lose their digits."""
 
@@ -188,6 +190,24 @@ class Norms:
         torch.distributed.all_reduce(squares, group=group)
         sums, holders = np.array(squares.tolist())
         return HostNorms(np.where(holders > 0, np.sqrt(sums), np.nan), holders > 0)
+
+
+def lots(tensors: Sequence[Tensor | None]) -> Iterator[slice]:
+    """Yield the places of tensors that a processor's cache holds together.
+
+    What is done to a lot in several passes then reads memory once. On an accelerator, where few
+    calls are fast, a lot is what may be copied for a moment.
+    """
+    start = size = 0
+    for place, tensor in enumerate(tensors):
+        if tensor is None:
+            continue
+        size += tensor.numel() * tensor.element_size()
+        if size >= _LOT_BYTES[tensor.device.type == "cpu"]:
+            yield slice(start, place + 1)
+            start, size = place + 1, 0
+    if start < len(tensors):
+        yield slice(start, len(tensors))
 
 
 def exact_norms(

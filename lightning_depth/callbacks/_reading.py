@@ -86,6 +86,8 @@ class Reading:
     """By the place of a layer, how many elements of its gradient are not finite."""
     bare: Mapping[int, tuple[str, ...]]
     """By the place of a layer, the parameters that want a gradient and got none."""
+    silent: frozenset[int]
+    """Places of the layers of which every gradient is exactly zero, norms and gates included."""
     norm: float
     nonfinite: int
     peak_rms: float

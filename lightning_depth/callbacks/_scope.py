@@ -145,13 +145,13 @@ class Scope:
         if self.outputs is not None:
             norms, numels = self.outputs.take(self.table.device)
             earlier.absorb(norms)
+        reuse = not self.watcher.measures_updates and self.counts.measured % _WEIGHTS_EVERY != 0
         reading = self.table.read(
-            getattr(self.scaler, "_scale", None),
-            earlier,
+            None if reuse else self.watcher.keep,
+            scale=getattr(self.scaler, "_scale", None),
+            earlier=earlier,
             unscale=self.scaler is not None
             and bool(getattr(optimizer, "_step_supports_amp_scaling", False)),
-            reuse_weights=not self.watcher.measures_updates
-            and self.counts.measured % _WEIGHTS_EVERY != 0,
         )
         if reading is None:
             return None

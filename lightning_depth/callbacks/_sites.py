@@ -96,9 +96,11 @@ def unit_axis(tensor: Tensor) -> int:
     Convolutions put them second, linear layers last; images that went through linear layers
     (ConvNeXt) are told from others by the layer that made them.
     """
+    if tensor.ndim < 3:
+        return min(1, tensor.ndim - 1)
     node: Any = tensor.grad_fn
     for _ in range(_STEPS_BACK):
-        if node is None or tensor.ndim < 3:
+        if node is None:
             break
         name = node.name()
         if name.startswith(_CHANNELS_FIRST):
@@ -106,7 +108,7 @@ def unit_axis(tensor: Tensor) -> int:
         if name.startswith(_CHANNELS_LAST):
             return tensor.ndim - 1
         node = _before(node)
-    return min(1, tensor.ndim - 1) if tensor.ndim != 3 else 2
+    return 1 if tensor.ndim != 3 else 2
 
 
 def _before(node: Any) -> Any:

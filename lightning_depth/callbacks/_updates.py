@@ -7,6 +7,7 @@ how far it goes. Only the difference of the weights holds all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,6 +49,29 @@ class StepWatcher:
         """Whether the change of the weights is measured."""
         return self._updates
 
+    @torch.no_grad()
+    def keep(self) -> Norms:
+        """Queue the norms of the weights as they are now, and keep these for comparison."""
+        weights = self._table.weights()
+        if not self._updates:
+            return self._table.queue_weights(weights)
+        if not self._fits(weights):
+            self._before = [None if weight is None else weight.clone() for weight in weights]
+            return self._table.queue_weights(self._before)
+        return self._table.queue_in_lots(weights, partial(self._overwrite, weights))
+
+    def _overwrite(self, weights: list[Tensor | None], lot: slice) -> list[Tensor | None]:
+        kept, new = _present(self._before[lot], weights[lot])
+        if kept:
+            torch._foreach_copy_(kept, new)
+        return self._before[lot]
+
+    def _subtract(self, weights: list[Tensor | None], lot: slice) -> list[Tensor | None]:
+        kept, new = _present(self._before[lot], weights[lot])
+        if kept:
+            torch._foreach_sub_(kept, new)
+        return self._before[lot]
+
     def watch(self, optimizer: Optimizer, *, clipped: bool) -> None:
         """Measure the step that is about to happen.
 
@@ -56,8 +80,6 @@ class StepWatcher:
             clipped: Whether the gradient is measured again, after it was clipped.
         """
         self.release()
-        if self._updates:
-            self._keep(self._table.weights())
         if self._updates or clipped:
             self._clipped, self._done = clipped, False
             self._handle = optimizer.register_step_post_hook(self._after_step)
@@ -81,14 +103,6 @@ class StepWatcher:
             self._handle.remove()
             self._handle = None
 
-    def _keep(self, weights: list[Tensor | None]) -> None:
-        if not self._fits(weights):
-            self._before = [None if weight is None else weight.clone() for weight in weights]
-            return
-        kept, new = _present(self._before, weights)
-        if kept:
-            torch._foreach_copy_(kept, new)
-
     def _fits(self, weights: list[Tensor | None]) -> bool:
         return len(self._before) == len(weights) and all(
             (old is None) == (new is None)
@@ -103,10 +117,8 @@ class StepWatcher:
         norms: Norms | None = None
         with torch.no_grad():
             if self._updates:
-                kept, new = _present(self._before, self._table.weights())
-                if kept:
-                    torch._foreach_sub_(kept, new)
-                norms = self._table.queue_weights(self._before)
+                change = partial(self._subtract, self._table.weights())
+                norms = self._table.queue_in_lots(self._before, change)
                 self._num_updates = len(self._before)
             if self._clipped:
                 after = self._table.queue_gradients(self._table.gradients())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -105,11 +106,12 @@ class ActivationMonitor(DepthCallback):
         self._ordered = False
         self._recorder: Recorder | None = None
         self._activity: Activity | None = None
-        self._latest: dict[str, float] = {}
+        self._latest: list[LayerActivity] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model out of copies."""
-        return {**super().__getstate__(), "_layers": [], "_recorder": None, "_activity": None}
+        tied: dict[str, Any] = {"_layers": [], "_latest": [], "_recorder": None, "_activity": None}
+        return {**super().__getstate__(), **tied}
 
     def plot(self) -> tuple[Figure, Axes]:
         """Draw the RMS of the layers' outputs by depth and step.
@@ -170,8 +172,8 @@ class ActivationMonitor(DepthCallback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the last scalars of the epoch, which other callbacks may monitor, and a figure."""
         super().on_train_epoch_end(trainer, pl_module)
-        self._log(pl_module, self._latest, epoch_end=True)
-        self._latest = {}
+        self._log(pl_module, self._scalars(), epoch_end=True)
+        self._latest = []
         self._log_figure(trainer)
 
     def _take(self) -> None:
@@ -189,21 +191,17 @@ class ActivationMonitor(DepthCallback):
         brought = bring(activity, ranks=trainer.world_size)
         self._window.add(brought)
         layers = read_layers(self._layers, brought, self._window, self.tau)
-        self._keep_record(step, trainer.current_epoch, layers)
+        if layers:
+            self._history.defer(partial(_columns, step, trainer.current_epoch, layers))
         for finding in self._streaks.confirm("", step, judge_activity(layers)):
             self._add_finding(trainer, finding)
-        self._latest = self._scalars(layers)
+        self._latest = layers
         if writes_row(trainer, step):
-            self._log(pl_module, self._latest)
+            self._log(pl_module, self._scalars())
 
-    def _keep_record(self, step: int, epoch: int, layers: Sequence[LayerActivity]) -> None:
-        if layers:
-            rows = [layer.row() for layer in layers]
-            columns = {name: tuple(row[name] for row in rows) for name in rows[0]}
-            self._history.append(step=step, epoch=epoch, **columns)
-
-    def _scalars(self, layers: Sequence[LayerActivity]) -> dict[str, float]:
+    def _scalars(self) -> dict[str, float]:
         """Return what is logged: the worst layer of each kind, and every layer if asked for."""
+        layers = self._latest
         columns = {
             "dead": [layer.dead for layer in layers],
             "dormant": [layer.dormant for layer in layers],
@@ -226,6 +224,7 @@ class ActivationMonitor(DepthCallback):
     def _detach(self) -> None:
         if self._recorder is not None:
             self._recorder.detach()
+        self._history.settle()
         self._recorder, self._activity, self._layers = None, None, []
 
     def _reset(self) -> None:
@@ -233,7 +232,7 @@ class ActivationMonitor(DepthCallback):
         self._streaks = Streaks(self.patience)
         self._window = Window(self.min_samples)
         self._measured = self._due = 0
-        self._latest = {}
+        self._latest = []
 
     def _extra_state(self) -> dict[str, Any]:
         return {
@@ -247,3 +246,13 @@ class ActivationMonitor(DepthCallback):
         self._streaks.load_state_dict(state["streaks"])
         self._window.load_state_dict(state["window"])
         self._measured, self._due = state["measured"], state["due"]
+
+
+def _columns(step: int, epoch: int, layers: Sequence[LayerActivity]) -> dict[str, Any]:
+    """One record of the history."""
+    rows = [layer.row() for layer in layers]
+    return {
+        "step": step,
+        "epoch": epoch,
+        **{name: tuple(row[name] for row in rows) for name in rows[0]},
+    }

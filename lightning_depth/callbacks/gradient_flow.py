@@ -336,6 +336,8 @@ class GradientFlowMonitor(DepthCallback):
 
     def _detach(self) -> None:
         self._finish_records()
+        self._history.settle()
+        self._totals.settle()
         if self._order is not None:
             self._order.release()
         if self._outputs is not None:

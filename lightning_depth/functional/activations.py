@@ -5,6 +5,8 @@ Letters: N samples, D features of a sample, L layers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -42,7 +44,9 @@ def dead_units(maximum: Tensor) -> Tensor:
     return maximum <= 0
 
 
-def dormant_units(mean_size: Tensor, tau: float = 0.025) -> Tensor:
+def dormant_units(
+    mean_size: Tensor, tau: float = 0.025, sizes: Sequence[int] | None = None
+) -> Tensor:
     """Return which units are dormant: much quieter than the layer's average.
 
     Dormant neurons of Sokar et al. (2023, 2302.12902). A layer that is silent as a whole has only
@@ -54,6 +58,7 @@ def dormant_units(mean_size: Tensor, tau: float = 0.025) -> Tensor:
     Args:
         mean_size: Mean absolute output of each unit.
         tau: Share of the layer's average at or below which a unit is dormant.
+        sizes: Units of each layer where several stand one after the other; one layer by default.
 
     Returns:
         Whether each unit is dormant.
@@ -64,9 +69,15 @@ def dormant_units(mean_size: Tensor, tau: float = 0.025) -> Tensor:
     Example:
         >>> dormant_units(torch.tensor([1.0, 1.0, 0.01]), tau=0.1).tolist()
         [False, False, True]
+        >>> dormant_units(torch.tensor([1.0, 0.01, 0.01]), tau=0.1, sizes=[2, 1]).tolist()
+        [False, True, False]
     """
     check_real("tau", tau, 0.0)
-    return mean_size <= tau * mean_size.mean()
+    if sizes is None:
+        return mean_size <= tau * mean_size.mean()
+    lengths = torch.tensor(sizes, device=mean_size.device)
+    averages: Tensor = torch.segment_reduce(mean_size, "mean", lengths=lengths)
+    return mean_size <= tau * averages.repeat_interleave(lengths)
 
 
 def saturated_share(outputs: Tensor, low: float, high: float, margin: float = 0.05) -> Tensor:
@@ -107,7 +118,7 @@ def saturated_share(outputs: Tensor, low: float, high: float, margin: float = 0.
     return near.float().mean()
 
 
-def sample_features(outputs: Tensor, max_samples: int = 32, max_features: int = 4096) -> Tensor:
+def sample_features(outputs: Tensor, max_samples: int = 16, max_features: int = 4096) -> Tensor:
     """Return a copy of a few outputs that stands for all of them.
 
     Shape:
@@ -123,11 +134,12 @@ def sample_features(outputs: Tensor, max_samples: int = 32, max_features: int = 
 
     Example:
         >>> sample_features(torch.zeros(100, 3, 64, 64)).shape
-        torch.Size([32, 4096])
+        torch.Size([16, 4096])
     """
     features = outputs[:max_samples].flatten(1)
-    stride = -(-features.shape[1] // max_features) or 1
-    return features[:, ::stride].to(torch.float32, copy=True)
+    if features.shape[1] > max_features:
+        features = features[:, :: -(-features.shape[1] // max_features)]
+    return features.to(torch.float32, copy=True)
 
 
 def gram_matrix(features: Tensor) -> Tensor:
@@ -149,9 +161,11 @@ def gram_matrix(features: Tensor) -> Tensor:
         >>> gram_matrix(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])).tolist()
         [[0.5, -0.5], [-0.5, 0.5]]
     """
-    size = features.square().sum(dim=(-2, -1), keepdim=True)
+    size = torch.linalg.vector_norm(features, dim=(-2, -1), keepdim=True).square()
     centered = features - features.mean(dim=-2, keepdim=True)
-    return centered @ centered.mT / size.clamp_min(torch.finfo(features.dtype).tiny)
+    gram = centered @ centered.mT
+    scaled: Tensor = gram / size.clamp_min(torch.finfo(features.dtype).tiny)
+    return scaled
 
 
 def rank_of_gram(grams: Tensor) -> Tensor:

@@ -10,8 +10,14 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from lightning_depth.callbacks import FindingError, FindingWarning, GradientFlowMonitor
+from lightning_depth.callbacks import (
+    FindingError,
+    FindingWarning,
+    GradientFlowMonitor,
+    measure_gradients,
+)
 from lightning_depth.errors import ConfigurationError, MisuseError
 from lightning_depth.findings import FindingKind
 from tests.callbacks.toy import (
@@ -303,3 +309,31 @@ def test_signal_is_checked() -> None:
     message = r"^`signal` must be one of 'weights', 'activations', but got 'weight'\."
     with pytest.raises(ConfigurationError, match=message):
         GradientFlowMonitor(signal="weight")  # type: ignore[arg-type]
+
+
+class Scaled(nn.Module):
+    """A residual branch times a factor that starts at zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+        self.factor = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.factor * self.linear(x)
+
+
+def test_a_branch_that_starts_at_zero_is_not_cut_off() -> None:
+    net = nn.Sequential(nn.Linear(6, 6), *(Scaled(6) for _ in range(6)), nn.Linear(6, 3))
+    cross_entropy(net(torch.randn(8, 6)), torch.zeros(8, dtype=torch.long)).backward()
+    seen = measure_gradients(net)
+    assert [row["grad_rms"] for row in seen.layers[1:-1]] == [0.0] * 6
+    assert seen.findings == ()
+
+
+def test_a_layer_without_any_gradient_is_cut_off() -> None:
+    net = nn.Sequential(nn.Linear(6, 6), *(Scaled(6) for _ in range(6)), nn.Linear(6, 3))
+    with torch.no_grad():
+        net[-1].weight.zero_()  # type: ignore[union-attr,operator]
+    cross_entropy(net(torch.randn(8, 6)), torch.zeros(8, dtype=torch.long)).backward()
+    assert [finding.kind for finding in measure_gradients(net).findings] == [FindingKind.VANISHING]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -171,6 +172,12 @@ def test_nothing_of_the_run_is_kept() -> None:
     reachable = gc.get_referents(monitor.__dict__, activation.__dict__)
     kept = [thing for thing in reachable if isinstance(thing, (torch.Tensor, nn.Module))]
     assert kept == []
+    weight = weakref.ref(module.net[0].weight)  # type: ignore[index]
+    for callback in (monitor, activation):  # Lightning ties them to the module by these
+        vars(callback).pop("log", None), vars(callback).pop("log_dict", None)
+    del module, reachable
+    gc.collect()
+    assert weight() is None
 
 
 @pytest.mark.gpu

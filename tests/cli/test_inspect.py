@@ -88,3 +88,8 @@ def test_model_that_returns_no_logits_is_refused(capsys: Capture) -> None:
         "lightning-depth: MODEL must return a tensor of shape (batch, classes), "
         "but returned [32, 8, 8].\n"
     )
+
+
+def test_branches_that_timm_starts_at_zero_are_no_finding(capsys: Capture) -> None:
+    assert main(["inspect", "resnet18", "--input", "3,64,64"]) == 0
+    assert "Nothing was found at initialisation." in capsys.readouterr().out
