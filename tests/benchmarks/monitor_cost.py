@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.monitor_cost mlp50-64
     python -m tests.benchmarks.monitor_cost resnet18-64 --seconds 240
+    python -m tests.benchmarks.monitor_cost mlp50-64 --peers
 
 Timed is the span from one batch's start to its end within `Trainer.fit`, CPU time of the process.
 Variants take turns within one run, a few steps each, on the same model, optimizer and data: what
@@ -13,8 +14,12 @@ the same round; the bare steps appear twice a round, and their ratio is the A/A 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
+import io
 import logging
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -81,6 +86,65 @@ class LightningGradNorm(pl.Callback):
         pl_module.log_dict(grad_norm(pl_module, norm_type=2))
 
 
+class GradNormAlone(pl.Callback):
+    """The numbers of Lightning's `grad_norm`, which are not logged."""
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        grad_norm(pl_module, norm_type=2)
+
+
+class Peer(pl.Callback):
+    """Another tool, which hangs on the model while its turn lasts."""
+
+    def begin_turn(self, net: nn.Module) -> None:
+        """Hang it on the model."""
+
+    def end_turn(self, net: nn.Module) -> None:
+        """Take it off."""
+
+
+class Watch(Peer):
+    """`wandb.watch` in an offline run, and the row that W&B's logger writes for it."""
+
+    def __init__(self, log_freq: int) -> None:
+        self.log_freq = log_freq
+
+    def begin_turn(self, net: nn.Module) -> None:
+        import wandb
+
+        if wandb.run is None:
+            folder = tempfile.mkdtemp()
+            wandb.init(mode="offline", dir=folder, settings=wandb.Settings(silent=True))
+        wandb.watch(net, log_freq=self.log_freq)
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        import wandb
+
+        wandb.log({"step": trainer.global_step})
+
+    def end_turn(self, net: nn.Module) -> None:
+        import wandb
+
+        wandb.unwatch(net)
+
+
+class Delve(Peer):
+    """delve's saturation of all layers, as its hooks gather it; the spectra are not computed."""
+
+    def begin_turn(self, net: nn.Module) -> None:
+        from delve import SaturationTracker
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.tracker = SaturationTracker(
+                tempfile.mkdtemp(), "csv", net, device="cpu", nosave=True
+            )
+
+    def end_turn(self, net: nn.Module) -> None:
+        self.tracker.close()
+        for module in net.modules():
+            module._forward_hooks.clear()
+
+
 class Turns(pl.Callback):
     """Gives each variant its turn: only its callback sees the hooks of these batches."""
 
@@ -109,6 +173,8 @@ class Turns(pl.Callback):
     def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
         if self.batch % _TURN == 0:
             self.times[self.turn].append([])
+            for peer in self._peers():
+                peer.begin_turn(args[0].net)
         self.clock = time.process_time()
         self._now("on_train_batch_start", trainer, *args)
 
@@ -122,12 +188,18 @@ class Turns(pl.Callback):
         self._now("on_train_batch_end", trainer, *args)
         if self.batch % _TURN:
             self.times[self.turn][-1].append(time.process_time() - self.clock)
+        if self.batch % _TURN == _TURN - 1:
+            for peer in self._peers():
+                peer.end_turn(args[0].net)
         self.batch += 1
         if self.batch % (_TURN * len(self.names)) == 0:
             trainer.should_stop = time.perf_counter() - self.begun > self.seconds
 
     def teardown(self, *args: Any, **kwargs: Any) -> None:
         self._pass("teardown", *args, **kwargs)
+
+    def _peers(self) -> list[Peer]:
+        return [callback for callback in self.variants[self.turn] if isinstance(callback, Peer)]
 
     def _now(self, hook: str, *args: Any) -> None:
         for callback in self.variants[self.turn]:
@@ -158,18 +230,30 @@ def _variants() -> dict[str, list[pl.Callback]]:
         "gradient monitor every step": [quiet()],
         "activation monitor every step": [activations()],
         "both monitors every step": [quiet(), activations()],
-        "Lightning's grad_norm every step": [LightningGradNorm()],
     }
+
+
+def _peers() -> dict[str, list[pl.Callback]]:
+    peers: dict[str, list[pl.Callback]] = {
+        "Lightning's grad_norm, not logged, every step": [GradNormAlone()],
+        "Lightning's grad_norm, logged, every step": [LightningGradNorm()],
+        "wandb.watch every step": [Watch(1)],
+        "wandb.watch, not measuring": [Watch(10**9)],
+    }
+    if importlib.util.find_spec("delve") is not None:
+        peers["delve every step"] = [Delve()]
+    return peers
 
 
 def _ignore(finding: Any) -> None:
     """A finding is not what is measured here."""
 
 
-def measure(name: str, seconds: float) -> list[str]:
+def measure(name: str, seconds: float, peers: bool) -> list[str]:
     """Return the lines of the table for one model."""
     build, shape = MODELS[name]
-    turns = Turns(_variants(), seconds)
+    bare: dict[str, list[pl.Callback]] = {"bare": [], "bare again (A/A)": []}
+    turns = Turns(bare | _peers() if peers else _variants(), seconds)
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, callbacks=[turns], logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
@@ -181,23 +265,25 @@ def measure(name: str, seconds: float) -> list[str]:
     for variant in turns.names[1:]:
         pairs = zip(median[variant], median["bare"], strict=True)
         lines.append(str(summarise(variant, [own / bare for own, bare in pairs])))
-    pairs = zip(median["both monitors every step"], median["bare"], strict=True)
-    cadence = summarise(
-        "both at every 50th step, computed", [1 + (o / b - 1) / 50 for o, b in pairs]
-    )
-    return [*lines, str(cadence)]
+    for variant, pace in (("both monitors every step", 50), ("wandb.watch every step", 100)):
+        if variant in median:
+            pairs = zip(median[variant], median["bare"], strict=True)
+            found = [1 + (own / bare - 1) / pace for own, bare in pairs]
+            lines.append(str(summarise(f"{variant.rsplit(' every')[0]} at every {pace}th", found)))
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=sorted(MODELS))
+    parser.add_argument("--peers", action="store_true", help="other tools instead of ours")
     parser.add_argument("--seconds", type=float, default=120.0)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print("\n".join(measure(options.model, options.seconds)))
+    print("\n".join(measure(options.model, options.seconds, options.peers)))
 
 
 if __name__ == "__main__":
