@@ -169,10 +169,12 @@ class Norms:
         """
         if group is not None:
             return self._read_summed(group)
+        numbers = self._join().tolist() if self._parts else []
+        if self._slots == list(range(self._size)):
+            return HostNorms(np.array(numbers), np.ones(self._size, dtype=bool))
         values, present = np.full(self._size, np.nan), np.zeros(self._size, dtype=bool)
-        if self._parts:
-            values[self._slots] = self._join().tolist()
-            present[self._slots] = True
+        values[self._slots] = numbers
+        present[self._slots] = True
         return HostNorms(values, present)
 
     def _join(self) -> Tensor:
@@ -274,6 +276,4 @@ def _local_parts(alike: list[Tensor]) -> list[Tensor]:
 
 def _stack_norms(tensors: list[Tensor]) -> Tensor:
     narrow = tensors[0].dtype in (torch.float16, torch.bfloat16)
-    if any(tensor.numel() == 0 for tensor in tensors):
-        tensors = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]
     return torch.stack(torch._foreach_norm(tensors, 2, dtype=torch.float32 if narrow else None))
