@@ -1,21 +1,25 @@
 """Initial weights as an option, by name or callable.
 
-============== ==========================================================================
-name           weights
-============== ==========================================================================
-kaiming        normal, variance 2 / fan-out (convolutions) or 2 / fan-in (linear layers)
-xavier         normal, variance 2 / (fan-in + fan-out)
-gaussian       normal, standard deviation 0.01
-zero_last_gamma kaiming; the last normalisation of a residual branch starts at zero
-depth_scaled   kaiming; the last weights of each branch divided by sqrt(number of blocks)
-============== ==========================================================================
+=============== =========================================================================
+name            weights
+=============== =========================================================================
+kaiming         normal, variance 2 / fan-out (convolutions) or 2 / fan-in (linear layers)
+xavier          normal, variance 2 / (fan-in + fan-out)
+gaussian        normal, standard deviation 0.01
+zero_last_gamma kaiming; the last layer of each residual branch, which is a normalisation or, in
+                preactivation blocks, has the weights, starts at zero
+depth_scaled    kaiming; the last weights of each residual branch divided by sqrt(number of blocks)
+=============== =========================================================================
 
-Biases start at zero, normalisations at the identity.
+Biases start at zero, normalisations at the identity. A residual branch is one whose output is added
+to something: a block names its own in ``residual_branches``, and where there is none the last two
+mean kaiming.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -38,9 +42,9 @@ def initialize(block: nn.Module, init: Init) -> None:
     for module in block.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             _initialize_weight(module, init)
-    branch = getattr(block, "branch", None)
-    if init == "zero_last_gamma" and branch is not None:
-        _zero_last_gamma(branch)
+    if init == "zero_last_gamma":
+        for branch in _residual_branches(block):
+            nn.init.zeros_(_with_weights(branch)[-1].weight)
 
 
 def _initialize_weight(layer: nn.Conv2d | nn.Linear, init: str) -> None:
@@ -55,21 +59,19 @@ def _initialize_weight(layer: nn.Conv2d | nn.Linear, init: str) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def _zero_last_gamma(branch: nn.Module) -> None:
-    gammas: list[Any] = [
-        module.weight
-        for module in branch.modules()
-        if isinstance(getattr(module, "weight", None), nn.Parameter)
-        and not isinstance(module, nn.Conv2d | nn.Linear | nn.PReLU)
-    ]
-    if gammas:
-        nn.init.zeros_(gammas[-1])
-
-
 def scale_branches(network: nn.Module) -> None:
-    """Divide the last weights of every ``depth_scaled`` branch by the root of their number."""
-    blocks = [m for m in network.modules() if getattr(m, "init", None) == "depth_scaled"]
-    for block in blocks:
-        weights = [m for m in block.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    """Divide the last weights of ``depth_scaled`` branches by the root of their blocks' number."""
+    scaled = [m for m in network.modules() if getattr(m, "init", None) == "depth_scaled"]
+    blocks = [branches for branches in map(_residual_branches, scaled) if branches]
+    for branch in chain.from_iterable(blocks):
+        weights = [m for m in _with_weights(branch) if isinstance(m, nn.Conv2d | nn.Linear)]
         with torch.no_grad():
             weights[-1].weight.div_(len(blocks) ** 0.5)
+
+
+def _residual_branches(block: nn.Module) -> list[nn.Module]:
+    return [block.get_submodule(name) for name in getattr(block, "residual_branches", ())]
+
+
+def _with_weights(branch: nn.Module) -> list[Any]:
+    return [m for m in branch.modules() if isinstance(getattr(m, "weight", None), nn.Parameter)]

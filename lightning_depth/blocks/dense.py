@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from lightning_depth.blocks._parts import (
     check_channels,
 )
 from lightning_depth.blocks._registry import register_block
-from lightning_depth.errors import ConfigurationError, check_count, check_real, invalid
+from lightning_depth.errors import ConfigurationError, check_count, invalid
 
 __all__ = ["DenseBlock", "DenseLayer", "Transition"]
 
@@ -162,6 +163,7 @@ class DenseBlock(nn.Module):
         super().__init__()
         check_channels(in_channels, out_channels, stride, dims)
         check_count("growth_rate", growth_rate)
+        _check_compression(compression)
         if dims == 0 and compression != 1.0:
             raise invalid(
                 "compression", "1.0 where `dims` is 0: there is no transition", compression
@@ -201,8 +203,15 @@ class DenseBlock(nn.Module):
 
 def compressed(channels: int, compression: float) -> int:
     """Return how many channels a transition keeps, rounded down as in the authors' code."""
-    check_real("compression", compression, 0.0, 1.0)
-    return max(1, int(channels * compression))
+    return max(1, int(channels * _check_compression(compression)))
+
+
+def _check_compression(compression: float) -> float:
+    """Return a fraction that keeps something; an integer 1 is as good as 1.0."""
+    number = isinstance(compression, Real) and not isinstance(compression, bool)
+    if number and 0.0 < compression <= 1.0:
+        return compression
+    raise invalid("compression", "a number greater than 0 and at most 1", compression)
 
 
 def _count_layers(in_channels: int, out_channels: int, growth_rate: int) -> int:

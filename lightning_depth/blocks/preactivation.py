@@ -31,6 +31,7 @@ class _Preactivated(nn.Module):
     """
 
     preactivated = True
+    residual_branches = ("branch",)
 
     def __init__(
         self,
@@ -84,7 +85,8 @@ class PreactivationBlock(_Preactivated):
         norm: Name or callable taking the number of features, or None; "auto" is batch
             normalisation for images and none for MLPs.
         drop_path: Probability of skipping the branch for a sample in training.
-        init: Initial weights, by name (kaiming, xavier, gaussian, depth_scaled) or callable.
+        init: Initial weights, by name (kaiming, xavier, gaussian, zero_last_gamma,
+            depth_scaled) or callable.
 
     Example:
         >>> from torch import ones
@@ -144,7 +146,8 @@ class PreactivationBottleneckBlock(_Preactivated):
         norm: Name or callable taking the number of features, or None; "auto" is batch
             normalisation for images and none for MLPs.
         drop_path: Probability of skipping the branch for a sample in training.
-        init: Initial weights, by name (kaiming, xavier, gaussian, depth_scaled) or callable.
+        init: Initial weights, by name (kaiming, xavier, gaussian, zero_last_gamma,
+            depth_scaled) or callable.
 
     Example:
         >>> from torch import ones

@@ -63,6 +63,8 @@ class ResidualBlock(nn.Module):
         torch.Size([1, 32, 4, 4])
     """
 
+    residual_branches = ("branch",)
+
     def __init__(
         self,
         in_channels: int,
@@ -129,6 +131,7 @@ class BottleneckBlock(nn.Module):
 
     expansion = EXPANSION
     num_layers = 3
+    residual_branches = ("branch",)
 
     def __init__(
         self,

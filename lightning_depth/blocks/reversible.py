@@ -29,6 +29,9 @@ class AdditiveCoupling(nn.Module):
         f: Any module that keeps the shape of one half.
         g: Another one.
 
+    Raises:
+        ConfigurationError: The input has an odd number of channels.
+
     Example:
         >>> coupling = AdditiveCoupling(nn.Linear(4, 4), nn.Linear(4, 4)).double()
         >>> x = torch.ones(2, 8, dtype=torch.float64)
@@ -43,6 +46,8 @@ class AdditiveCoupling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return both halves, each with what the other contributed."""
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            self._check_halves(x)
         x1, x2 = x.chunk(2, dim=1)
         y1 = x1 + self.f(x2)
         y2 = x2 + self.g(y1)
@@ -51,10 +56,17 @@ class AdditiveCoupling(nn.Module):
     @torch.jit.export
     def inverse(self, y: Tensor) -> Tensor:
         """Return the input that this output came from."""
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            self._check_halves(y)
         y1, y2 = y.chunk(2, dim=1)
         x2 = y2 - self.g(y1)
         x1 = y1 - self.f(x2)
         return torch.cat((x1, x2), dim=1)
+
+    @torch.jit.unused
+    def _check_halves(self, x: Tensor) -> None:
+        if not isinstance(x, torch.fx.Proxy):
+            check_divisible("channels", x.shape[1], "halves", 2)
 
 
 @register_block("reversible")
@@ -81,7 +93,8 @@ class ReversibleBlock(nn.Module):
         activation: Name that timm or torch knows, or a callable that makes a module.
         norm: Name or callable taking the number of features, or None; "auto" is batch
             normalisation for images and none for MLPs.
-        init: Initial weights, one of kaiming, xavier, gaussian, or a callable.
+        init: Initial weights, by name (kaiming, xavier, gaussian, zero_last_gamma,
+            depth_scaled) or callable.
 
     Example:
         >>> ReversibleBlock(16, 16)(torch.ones(1, 16, 8, 8)).shape
@@ -89,6 +102,7 @@ class ReversibleBlock(nn.Module):
     """
 
     preactivated = True
+    residual_branches = ("f", "g")
 
     def __init__(
         self,
@@ -110,6 +124,7 @@ class ReversibleBlock(nn.Module):
         layers = default_layers(num_layers, dims)
         self.out_channels = out_channels
         self.num_layers = 2 * layers
+        self.init = init
         self.reversible = stride == 1 and in_channels == out_channels and shortcut != "C"
         style = (dims, activation, norm)
         self.shortcut1 = make_shortcut(shortcut, half_in, half_out, stride, dims, "none")

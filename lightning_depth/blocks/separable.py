@@ -129,6 +129,7 @@ class InvertedResidualBlock(nn.Module):
         )
         append_activated(self.branch, inner, out_channels, 1, None, norm)
         self.has_shortcut = stride == 1 and in_channels == out_channels
+        self.residual_branches = ("branch",) if self.has_shortcut else ()
         self.drop_path = make_drop_path(drop_path if self.has_shortcut else 0.0)
         initialize(self, init)
 

@@ -156,7 +156,9 @@ def assemble_mlp(
     final = _last_norm(factory, widths[-1], 0) if preactivated else nn.Identity()
     hidden_layers = int(has_stem) + sum(getattr(block, "num_layers", 1) for block in blocks)
     network = MultilayerPerceptron(
-        stem, in_a_row(blocks), final, widths[-1], num_classes, hidden_layers=hidden_layers
+        *(stem, in_a_row(blocks), final, widths[-1], num_classes),
+        hidden_layers=hidden_layers,
+        in_features=widths[0],
     )
     scale_branches(network)
     return network

@@ -105,7 +105,7 @@ def _plan_dense(
 ) -> tuple[int, list[Stage], BlockFactory]:
     """Plan dense blocks with transitions between them; the width is the growth rate."""
     bottleneck = bool(factory.options.get("bottleneck", False))
-    compression = float(factory.options.get("compression", 1.0))
+    compression = factory.options.get("compression", 1.0)
     n = Family(factory.name, NUM_STAGES * (2 if bottleneck else 1), 4).blocks_per_stage(depth)
     if stem_width is None:
         stem_width = 2 * width if bottleneck else 16  # as the authors' networks have it

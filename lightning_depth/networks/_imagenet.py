@@ -97,7 +97,7 @@ def _plan_dense(factory: BlockFactory, depth: int, width: int) -> tuple[int, lis
     layers = 2 if factory.options.get("bottleneck", False) else 1
     known = {layers * sum(counts) + 5: counts for counts in DENSE_STAGES}
     counts: Sequence[int] = known[check_depth(factory.name, depth, known)]
-    compression = float(factory.options.get("compression", 1.0))
+    compression = factory.options.get("compression", 1.0)
     channels, stages = 2 * width, []
     for number, count in enumerate(counts):
         channels = compressed(channels, compression if number else 1.0) + count * width

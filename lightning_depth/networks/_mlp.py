@@ -3,10 +3,13 @@
 Annotations are not postponed here: TorchScript must be able to read them in a graph of FX.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from lightning_depth.blocks._init import initialize
+from lightning_depth.errors import ConfigurationError
 
 __all__ = ["MultilayerPerceptron"]
 
@@ -27,6 +30,10 @@ class MultilayerPerceptron(nn.Module):
         num_features: Units of the last hidden layer.
         num_classes: Outputs of the classifier; 0 leaves the last hidden layer.
         hidden_layers: Weight layers before the classifier.
+        in_features: Units of the input once it is flattened, for messages.
+
+    Raises:
+        ConfigurationError: The input has another number of units, as an image of another size.
 
     Example:
         >>> from lightning_depth.networks import build_mlp
@@ -43,9 +50,11 @@ class MultilayerPerceptron(nn.Module):
         num_classes: int,
         *,
         hidden_layers: int,
+        in_features: int,
     ) -> None:
         super().__init__()
         self.hidden_layers = hidden_layers
+        self.in_features = in_features
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = num_features
         self.stem = stem
@@ -71,9 +80,21 @@ class MultilayerPerceptron(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last hidden layer."""
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            self._check_size(x)
         x = self.stem(x.flatten(1))
         x = self.blocks(x)
         return self.final(x)
+
+    @torch.jit.unused
+    def _check_size(self, x: Tensor) -> None:
+        if isinstance(x, torch.fx.Proxy) or math.prod(x.shape[1:]) == self.in_features:
+            return
+        shape = " x ".join(map(str, x.shape[1:]))
+        raise ConfigurationError(
+            f"This network needs {self.in_features} input units, but inputs of shape {shape} have "
+            f"{math.prod(x.shape[1:])}."
+        )
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Return the logits, or the features as they are."""

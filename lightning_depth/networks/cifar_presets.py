@@ -13,6 +13,9 @@ from lightning_depth.networks._timm import Preset, image_config, register_preset
 __all__: list[str] = []
 
 CIFAR = image_config(32, 8, 10)
+# With more layers than this, additions that each double the variance leave the range of float32
+# where the batch normalisations have no statistics yet, so the branches start at zero instead.
+KAIMING_UP_TO = 1000
 BC: dict[str, Any] = {"bottleneck": True, "compression": 0.5}
 
 
@@ -23,6 +26,8 @@ def family(
     arguments: dict[str, Any] = {"block": block, "depth": depth, "width": width}
     if stem_width is not None:
         arguments["stem_width"] = stem_width
+    if depth > KAIMING_UP_TO:
+        options["init"] = "zero_last_gamma"
     return Preset(build_convnet, {**arguments, "block_options": options}, CIFAR, levels=4)
 
 

@@ -155,6 +155,17 @@ def test_a_misspelt_option_gets_the_closest() -> None:
             {"dims": 0, "compression": 0.5},
             "`compression` must be 1.0 where `dims` is 0: there is no transition, but got 0.5.",
         ),
+        *(
+            (
+                "dense",
+                (16, 28, stride),
+                {"compression": compression},
+                "`compression` must be a number greater than 0 and at most 1, but got "
+                f"{compression}.",
+            )
+            for compression in (0, 1.5)
+            for stride in (1, 2)
+        ),
         (
             "residual",
             (8, 8),

@@ -57,6 +57,41 @@ def test_zero_last_gamma_starts_as_the_identity_and_learns() -> None:
     assert block.branch.norm2.weight.grad.any()
 
 
+RESIDUAL = [
+    *("residual", "bottleneck", "preactivation", "preactivation_bottleneck"),
+    *("inverted_residual", "reversible"),
+]
+
+
+@pytest.mark.parametrize("norm", ["batchnorm", None], ids=str)
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_zero_last_gamma_leaves_the_shortcut_and_a_way_to_learn(name: str, norm: str) -> None:
+    block = block_factory(name, init="zero_last_gamma", norm=norm)(8, 8)
+    x = torch.randn(4, 8, 4, 4)
+    output = block(x)
+    assert torch.equal(output, x.relu() if name in ("residual", "bottleneck") else x)
+    (output - torch.randn_like(x)).square().sum().backward()
+    for branch in block.residual_branches:
+        gradients = [p.grad for p in block.get_submodule(branch).parameters()]
+        assert any(gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("init", ["zero_last_gamma", "depth_scaled"])
+@pytest.mark.parametrize(
+    "name",
+    ["plain", "highway", "crelu", "dense", "maxout", "separable", "inverted_residual", "inception"],
+)
+def test_blocks_without_a_residual_branch_start_as_ever(name: str, init: str) -> None:
+    options = {"growth_rate": 8} if name == "dense" else {}
+    states = []
+    for choice in ("kaiming", init):
+        torch.manual_seed(0)
+        network = nn.Sequential(*(block_factory(name, init=choice, **options)(8, 16) for _ in "12"))
+        scale_branches(network)
+        states.append(network.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
 def test_depth_scaled_divides_by_the_root_of_the_number_of_blocks() -> None:
     torch.manual_seed(0)
     scaled = nn.Sequential(*(block_factory("residual", init="depth_scaled")(8, 8) for _ in "1234"))
@@ -68,6 +103,25 @@ def test_depth_scaled_divides_by_the_root_of_the_number_of_blocks() -> None:
         for block, weight in zip(scaled, before, strict=True)
     )
     assert torch.equal(scaled[0].branch.conv1.weight, first)
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_depth_scaled_touches_the_last_weights_of_branches_alone(name: str) -> None:
+    options = {"shortcut": "B"} if name != "inverted_residual" else {}
+    channels = 8 if name == "inverted_residual" else 16
+    make = block_factory(name, init="depth_scaled", **options)
+    scaled = nn.Sequential(*(make(8, channels) for _ in "1234"))
+    before = {key: value.clone() for key, value in scaled.state_dict().items()}
+    scale_branches(scaled)
+    changed = [key for key, value in scaled.state_dict().items() if not value.equal(before[key])]
+    branches = scaled[0].residual_branches
+    expected = [
+        f"{number}.{branch}.conv{scaled[0].num_layers // len(branches)}.weight"
+        for number in range(4)
+        for branch in branches
+    ]
+    assert changed == expected
+    assert all(torch.equal(scaled.state_dict()[key], before[key] / 2) for key in changed)
 
 
 def test_bottleneck_arithmetic() -> None:

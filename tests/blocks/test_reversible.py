@@ -251,3 +251,23 @@ def test_a_block_that_cannot_be_reversed_is_refused(block: nn.Module, name: str)
     )
     with pytest.raises(ConfigurationError, match=f"^{re.escape(sentence)}$"):
         ReversibleSequence(block)
+
+
+@pytest.mark.parametrize("method", ["forward", "inverse"])
+def test_a_coupling_of_an_odd_channel_count_is_named(method: str) -> None:
+    coupling = AdditiveCoupling(nn.Identity(), nn.Identity())
+    sentence = "`channels` (=5) must be divisible by `halves` (=2)."
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(sentence)}$"):
+        getattr(coupling, method)(torch.ones(2, 5))
+
+
+def test_a_coupling_traces_scripts_and_compiles() -> None:
+    coupling = AdditiveCoupling(nn.Linear(3, 3), nn.Linear(3, 3))
+    x = torch.randn(2, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript
+        scripted = torch.jit.script(coupling)
+    compiled = torch.compile(coupling, fullgraph=True, backend="aot_eager")
+    for run in (scripted, torch.fx.symbolic_trace(coupling), compiled):
+        torch.testing.assert_close(run(x), coupling(x))
+    torch.testing.assert_close(scripted.inverse(scripted(x)), x)

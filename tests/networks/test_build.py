@@ -58,6 +58,29 @@ def test_dense_nets_count_as_published(
     assert (count(network), network.depth) == (parameters, depth)
 
 
+@pytest.mark.parametrize(
+    ("block", "depth", "width", "arguments", "layers"),
+    [
+        ("plain", 200, 16, {}, 200),
+        ("dense", 64, 16, {}, 64),
+        # its authors count the three projections, which are not on the main path
+        ("preactivation", 34, 48, {"stem_width": 16, "block_options": {"shortcut": "B"}}, 32),
+    ],
+    ids=["plain-200", "densenet-64-16", "wrn-34-3"],
+)
+def test_any_member_of_a_family_is_one_call(
+    block: str, depth: int, width: int, arguments: dict[str, Any], layers: int
+) -> None:
+    with torch.device("meta"):
+        network = build_convnet(block, depth, width, num_classes=10, **arguments)
+    on_the_path = [
+        module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and "shortcut" not in name
+    ]
+    assert network.depth == layers == len(on_the_path)
+
+
 def test_bottleneck_164_counts_as_the_reference() -> None:
     network = build_empty("bottleneck", 164, 64)
     assert (count(network), network.depth) == (1_704_154, 164)
@@ -123,6 +146,25 @@ def test_mlp_has_the_hidden_layers_asked_for(hidden_layers: int) -> None:
 def test_mlp_flattens_images() -> None:
     network = build_mlp("residual", 3, width=16, in_features=64, num_classes=10)
     assert network(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("shape", "described", "units"), [((1, 20, 20), "1 x 20 x 20", 400), ((63,), "63", 63)]
+)
+@pytest.mark.parametrize("block", ["plain", "maxout", "dense"])
+def test_image_of_another_size_than_the_mlp_was_built_for(
+    block: str, shape: tuple[int, ...], described: str, units: int
+) -> None:
+    network = build_mlp(block, 3, width=8, in_features=784, num_classes=10)
+    sentence = f"This network needs 784 input units, but inputs of shape {described} have {units}."
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(sentence)}$"):
+        network(torch.randn(2, *shape))
+
+
+def test_compression_that_keeps_nothing_is_refused() -> None:
+    sentence = "`compression` must be a number greater than 0 and at most 1, but got 0."
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(sentence)}$"):
+        build_convnet("dense", 40, 12, num_classes=10, block_options={"compression": 0})
 
 
 def test_hidden_layers_that_the_block_cannot_make_names_the_nearest() -> None:

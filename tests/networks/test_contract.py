@@ -64,6 +64,12 @@ def test_shape_gradients_and_no_nan(network: nn.Module) -> None:
     network.zero_grad()
 
 
+def test_fresh_network_is_finite_in_evaluation(network: nn.Module) -> None:
+    network.eval()
+    with torch.no_grad():
+        assert network(images(network, batch=1)).isfinite().all()
+
+
 def test_pickles_and_returns_its_state(network: nn.Module) -> None:
     network.eval()
     copy = pickle.loads(pickle.dumps(network))

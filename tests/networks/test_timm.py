@@ -280,20 +280,32 @@ def test_configuration_names_layers_of_the_network(name: str) -> None:
     )
 
 
-SMALLEST = {
-    "plain": 8,
-    "residual": 8,
-    "preactivation": 8,
-    "bottleneck": 11,
-    "dense": 7,
-    "reversible": 14,
-}
+SMALLEST: list[tuple[str, int, dict[str, object]]] = [
+    ("plain", 8, {}),
+    ("residual", 8, {}),
+    ("residual", 8, {"shortcut": "B"}),
+    ("bottleneck", 11, {}),
+    ("bottleneck", 11, {"inner_width": 2}),
+    ("preactivation", 8, {"shortcut": "B"}),
+    ("preactivation_bottleneck", 11, {}),
+    ("highway", 5, {}),
+    ("crelu", 8, {}),
+    ("dense", 7, {}),
+    ("dense", 10, {"bottleneck": True, "compression": 0.5}),
+    ("maxout", 8, {}),
+    ("separable", 8, {}),
+    ("inverted_residual", 11, {}),
+    ("inception", 8, {}),
+    ("reversible", 14, {}),
+]
 
 
-@pytest.mark.parametrize(("block", "depth"), SMALLEST.items())
-def test_smallest_members_compile_into_one_graph(block: str, depth: int) -> None:
+@pytest.mark.parametrize(("block", "depth", "options"), SMALLEST)
+def test_smallest_members_compile_into_one_graph(
+    block: str, depth: int, options: dict[str, object]
+) -> None:
     torch._dynamo.reset()
-    network = build_convnet(block, depth=depth, width=8, num_classes=2)
+    network = build_convnet(block, depth=depth, width=8, num_classes=2, block_options=options)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     compiled(torch.randn(2, 3, 8, 8)).sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
@@ -306,6 +318,9 @@ def test_smallest_members_compile_into_one_graph(block: str, depth: int) -> None
         *("depth_cifar_highway19", "depth_mnist_highway10", "depth_maxout_mnist", "depth_lenet5"),
         *("depth_resnet18", "depth_densenet121", "depth_alexnet", "depth_googlenet"),
         *("depth_mobilenetv1_025", "depth_mobilenetv2_100", "depth_shufflenetv1_g1"),
+        *("depth_cifar_plain20", "depth_cifar_resnet20", "depth_cifar_preact_resnet20"),
+        *("depth_cifar_densenet_40_12", "depth_cifar_revnet38", "depth_plain18"),
+        *("depth_preact_resnet18", "depth_lenet5_1998"),
         *("depth_allconv6_1", "depth_cifar_wrn_16_4", "depth_vgg19"),
     ],
 )
