@@ -48,7 +48,8 @@ class ActivationMonitor(DepthCallback):
     ``min_samples`` samples (Lu et al. 2019, 1903.06733), however many zeros the layer has; it is
     dormant if its mean output is at most ``tau`` of the layer's average (Sokar et al. 2023,
     2302.12902). Saturation counts only for bounded activations, against their own bounds. The RMS
-    and the centered effective rank of each layer's output show how the signal fares with depth.
+    and the centered effective rank of each layer's output show how the signal fares with depth;
+    the rank is that of the first 16 samples of the batch, so it is at most 15.
     Findings are DEAD, SATURATED and COLLAPSED, each after it has lasted.
 
     Args:
