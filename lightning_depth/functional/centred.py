@@ -11,47 +11,44 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_depth.functional._span import (
-    Weighting,
-    is_measurable,
-    quotient,
-    span_of_means,
-)
+from lightning_depth.functional._span import Weighting, is_measurable, total, whiten_means
 
 __all__ = [
     "CentredFeatures",
     "centre",
     "fisher_of_features",
     "separation_of_features",
-    "variances_of_features",
 ]
 
-
-BLOCK = 256  # samples whose residuals are in memory at once
+BLOCK = 256  # samples whose residuals are formed at once
 
 
 class CentredFeatures(NamedTuple):
-    """Features at hand about their mean, with their class means: what several measures share.
+    """Features at hand about their class means: what several measures share.
 
     Args:
-        features: Float64, mean zero ``(N, D)``.
-        labels: Class of each sample ``(N,)``.
+        residuals: Float64, about the class mean ``(N - K, D)``; one sample of each of the K classes
+            is left out, as it is minus the sum of the others.
+        labels: Class of each residual ``(N - K,)``.
         counts: Samples of each class ``(C,)``.
-        means: Mean of each class ``(C, D)``, zero for absent classes.
+        means: Mean of each class about the mean of all ``(C, D)``, zero for absent classes.
+        variances: Mean squared distance of each class's samples from their mean ``(C,)``, zero for
+            absent classes.
 
     Example:
         >>> centre(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 1]), 2).means.tolist()
         [[-1.0], [1.0]]
     """
 
-    features: Tensor
+    residuals: Tensor
     labels: Tensor
     counts: Tensor
     means: Tensor
+    variances: Tensor
 
 
 def centre(features: Tensor, labels: Tensor, num_classes: int) -> CentredFeatures:
-    """Return features about their mean in float64, with their class means.
+    """Return features about their class means in float64, with those means.
 
     Shape:
         - features: ``(N, D)``
@@ -63,17 +60,26 @@ def centre(features: Tensor, labels: Tensor, num_classes: int) -> CentredFeature
         num_classes: Number of classes C.
 
     Returns:
-        Features and class means.
+        Residuals, class means and class variances.
 
     Example:
-        >>> centre(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 1]), 2).features.tolist()
-        [[-1.0], [1.0]]
+        >>> centre(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 0]), 1).variances.tolist()
+        [1.0]
     """
-    x = features.to(torch.float64, copy=True)
+    order = torch.argsort(labels, stable=True)
+    is_first = torch.ones_like(order, dtype=torch.bool)
+    is_first[1:] = labels[order[1:]] != labels[order[:-1]]
+    order = torch.cat([order[~is_first], order[is_first]])  # so that those left out come last
+    kept = int((~is_first).sum())
+    x, y = features[order].double(), labels[order]
     x -= x.mean(0)
-    counts = torch.bincount(labels, minlength=num_classes).double()
-    sums = x.new_zeros(num_classes, x.shape[1]).index_add_(0, labels, x)
-    return CentredFeatures(x, labels, counts, sums / counts.clamp(min=1)[:, None])
+    counts = torch.bincount(y, minlength=num_classes).double()
+    sums = x.new_zeros(num_classes, x.shape[1]).index_add_(0, y, x)
+    means = sums / counts.clamp(min=1)[:, None]
+    squares = torch.zeros_like(counts)
+    for rows, numbers in zip(torch.split(x, BLOCK), torch.split(y, BLOCK), strict=True):
+        squares.index_add_(0, numbers, rows.sub_(means[numbers]).square().sum(1))
+    return CentredFeatures(x[:kept], y[:kept], counts, means, squares / counts.clamp(min=1))
 
 
 def separation_of_features(centred: CentredFeatures, weighting: Weighting = "samples") -> Tensor:
@@ -94,12 +100,13 @@ def separation_of_features(centred: CentredFeatures, weighting: Weighting = "sam
         >>> round(separation_of_features(centre(x, torch.tensor([0, 0, 1, 1]), 2)).item(), 9)
         0.04
     """
-    x, labels, counts, means = centred
+    residuals, labels, counts, means, _ = centred
     if not is_measurable(counts, means):
-        return x.new_tensor(math.nan)
-    span = span_of_means(counts, means * counts[:, None], weighting)
-    residual = x @ span.axes - (means @ span.axes)[labels]  # (N, R)
-    return quotient(residual.square().mean(0), span.values)
+        return means.new_tensor(math.nan)
+    whitened = residuals @ whiten_means(counts, means, weighting)  # (N - K, R)
+    left_out = whitened.new_zeros(len(counts), whitened.shape[1]).index_add_(0, labels, whitened)
+    energy = whitened.square_().sum(0) + left_out.square_().sum(0)
+    return total(energy) / counts.sum()
 
 
 def fisher_of_features(centred: CentredFeatures) -> Tensor:
@@ -116,33 +123,7 @@ def fisher_of_features(centred: CentredFeatures) -> Tensor:
         >>> fisher_of_features(centre(x, torch.tensor([0, 0, 1, 1]), 2)).item()
         25.0
     """
-    x, _, counts, means = centred
+    _, _, counts, means, variances = centred
     if not is_measurable(counts, means):
-        return x.new_tensor(math.nan)
-    between = (counts * means.square().sum(1)).sum()
-    return between / (counts * variances_of_features(centred)).sum()
-
-
-def variances_of_features(centred: CentredFeatures) -> Tensor:
-    """Return the mean squared distance of each class's samples from their mean.
-
-    Shape:
-        - output: ``(C,)``
-
-    Args:
-        centred: What ``centre`` returned.
-
-    Returns:
-        The variances, zero for absent classes.
-
-    Example:
-        >>> x = torch.tensor([[0.0], [2.0], [10.0], [14.0]])
-        >>> variances_of_features(centre(x, torch.tensor([0, 0, 1, 1]), 2)).tolist()
-        [1.0, 4.0]
-    """
-    variances = torch.zeros_like(centred.counts)
-    parts = (torch.split(part, BLOCK) for part in (centred.features, centred.labels))
-    for x, labels in zip(*parts, strict=True):
-        squares = centred.means[labels].sub_(x).square_().sum(1)
-        variances.index_add_(0, labels, squares)
-    return variances / centred.counts.clamp(min=1)
+        return means.new_tensor(math.nan)
+    return (counts * means.square().sum(1)).sum() / (counts * variances).sum()

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_depth.functional._gram import lower_gram
 from lightning_depth.functional.scatter import Scatter
 
-__all__ = ["LinearReadout", "fit_ridge", "fit_ridge_to_features", "knn_labels"]
+__all__ = ["LinearReadout", "fit_ridge", "knn_labels", "ridge_labels"]
 
 BLOCK = 256  # samples whose distances to all others are in memory at once
 
@@ -77,42 +77,53 @@ def fit_ridge(scatter: Scatter, ridge: float = 1e-3) -> LinearReadout:
     return _readout(weight, mean, scatter.counts)
 
 
-def fit_ridge_to_features(
-    features: Tensor, labels: Tensor, num_classes: int, ridge: float = 1e-3
-) -> LinearReadout:
-    """Return the same ridge regression from features at hand, through the smaller of N and D.
+def ridge_labels(
+    features: Tensor, labels: Tensor, test: Tensor, num_classes: int, ridge: float = 1e-3
+) -> Tensor:
+    """Return what the same ridge regression, fitted to features at hand, says of other samples.
+
+    It is solved through the smaller of N and D.
 
     Shape:
         - features: ``(N, D)``
         - labels: ``(N,)``, none negative
+        - test: ``(M, D)``
+        - output: ``(M,)``
 
     Args:
         features: Features of the training samples, any floating type.
-        labels: Class of each sample.
+        labels: Class of each training sample.
+        test: Features of the samples to classify.
         num_classes: Number of classes C.
         ridge: As in ``fit_ridge``.
 
     Returns:
-        The classifier; all NaN where the features are not finite.
+        Class numbers; all -1 where the training features are not finite.
 
     Example:
         >>> x, y = torch.tensor([[0.0], [1.0], [4.0], [5.0]]), torch.tensor([0, 0, 1, 1])
-        >>> readout = fit_ridge_to_features(x, y, 2)
-        >>> readout.classify(torch.tensor([[0.5], [4.5]])).tolist()
+        >>> ridge_labels(x, y, torch.tensor([[0.5], [4.5]]), num_classes=2).tolist()
         [0, 1]
     """
     x = features.to(torch.float64, copy=True)
     mean = x.mean(0)
     x -= mean
-    counts = torch.bincount(labels, minlength=num_classes).double()
-    targets = torch.nn.functional.one_hot(labels, num_classes).double() - counts / len(x)
+    test = test.double() - mean
     few = x.shape[0] < x.shape[1]
     gram = lower_gram(x.T if few else x)
     # its trace is the sum of all squares, whichever side is the smaller
     penalty = (ridge * gram.diagonal().sum() / x.shape[1]).clamp(min=torch.finfo(x.dtype).tiny)
     gram.diagonal().add_(penalty)
-    weight = x.T @ _solve(gram, targets) if few else _solve(gram, x.T @ targets)
-    return _readout(weight, mean, counts)
+    counts = torch.bincount(labels, minlength=num_classes).double()
+    if few:
+        weights = _solve(gram, x @ test.T)  # of the training samples for each test sample (N, M)
+        scores = x.new_zeros(num_classes, len(test)).index_add_(0, labels, weights).T
+    else:
+        sums = x.new_zeros(num_classes, x.shape[1]).index_add_(0, labels, x)
+        scores = test @ _solve(gram, sums.T)
+    if bool(torch.isnan(scores).any()):
+        return torch.full_like(scores[:, 0], -1, dtype=torch.long)
+    return (scores + torch.where(counts > 0, counts / len(x), -math.inf)).argmax(1)
 
 
 def knn_labels(

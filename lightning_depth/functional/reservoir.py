@@ -115,11 +115,11 @@ def balanced_quota(counts: Tensor, capacity: int) -> int:
         >>> balanced_quota(torch.tensor([2, 100, 100]), capacity=50)
         24
     """
-    present: list[int] = sorted(count for count in counts.tolist() if count > 0)
-    left = capacity
-    for place, count in enumerate(present):
-        share = left // (len(present) - place)
-        if share < count:  # the first class that cannot be kept whole sets the quota
-            return max(1, share)
-        left -= count
-    return max(present, default=1)
+    present = counts[counts > 0].sort().values
+    if not len(present):
+        return 1
+    smaller = present.cumsum(0) - present  # samples of all classes that have fewer
+    shares = (capacity - smaller) // torch.arange(len(present), 0, -1, device=counts.device)
+    cut = (shares < present).nonzero()[:, 0]
+    # the first class that cannot be kept whole sets the quota
+    return max(1, int(shares[cut[0]])) if len(cut) else int(present[-1])

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_depth.functional._span import Weighting, is_measurable, quotient, span_of_means
+from lightning_depth.functional._span import Weighting, is_measurable, total, whiten_means
 
 __all__ = [
     "Scatter",
@@ -95,10 +95,9 @@ def data_separation(scatter: Scatter, weighting: Weighting = "samples") -> Tenso
     """
     if not is_measurable(scatter.counts, scatter.sums, scatter.moment):
         return scatter.sums.new_tensor(math.nan)
-    span = span_of_means(scatter.counts, scatter.sums, weighting)
-    within = _within(scatter)
-    energy = (span.axes * (within @ span.axes)).sum(0) / scatter.counts.sum()  # (R,)
-    return quotient(energy, span.values)
+    whitener = whiten_means(scatter.counts, _means(scatter), weighting)
+    energy = (whitener * (_within(scatter) @ whitener)).sum(0)  # (R,)
+    return total(energy) / scatter.counts.sum()
 
 
 def neural_collapse(scatter: Scatter) -> Tensor:

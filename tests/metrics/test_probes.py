@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
 
-from lightning_depth.functional.probe import fit_ridge_to_features
+from lightning_depth.functional.probe import ridge_labels
 from lightning_depth.metrics import EffectiveRank, KNNAccuracy, LinearProbeAccuracy
 from tests.metrics import reference
 
@@ -34,13 +34,16 @@ def test_linear_probe_equals_ridge_of_scikit_learn(num_features: int, offset: fl
     assert metric.num_kept == 125
 
 
-def test_ridge_of_features_at_hand_equals_scikit_learn() -> None:
-    for num_features in (5, 300):
-        x, y = reference.clusters(120, num_features, 4)
-        penalty = 0.01 * x.var(0, unbiased=False).mean().item() * len(x)
-        expected = Ridge(alpha=penalty).fit(x.numpy(), np.eye(4)[y.numpy()])
-        readout = fit_ridge_to_features(x + 100, y, 4, ridge=0.01)
-        np.testing.assert_allclose(readout.weight.numpy(), expected.coef_.T, rtol=1e-8, atol=1e-10)
+@pytest.mark.parametrize("num_features", [5, 300], ids=["narrow", "wide"])
+def test_ridge_of_features_at_hand_equals_scikit_learn(num_features: int) -> None:
+    x, y = reference.clusters(250, num_features, 4, spread=3.0)
+    train, test = slice(0, None, 2), slice(1, None, 2)
+    penalty = 0.01 * x[train].var(0, unbiased=False).mean().item() * len(x[train])
+    fitted = Ridge(alpha=penalty).fit(x[train].numpy(), np.eye(6)[y[train].numpy()])
+    expected = fitted.predict(x[test].numpy()).argmax(1)
+    found = ridge_labels(x[train] + 100, y[train], x[test] + 100, num_classes=6, ridge=0.01)
+    np.testing.assert_array_equal(found.numpy(), expected)
+    assert 0.4 < float((found == y[test]).double().mean()) <= 1
 
 
 def test_linear_probe_keeps_a_bounded_number_of_samples() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -50,6 +51,40 @@ def test_of_features_at_hand_equals_that_of_sums(shape: tuple[int, int, int]) ->
     assert separation_of_features(centre(x + 1e3, y, shape[2])).item() == pytest.approx(
         expected, rel=1e-9
     )
+
+
+def separation_by_singular_values(x: Tensor, y: Tensor) -> float:
+    """Without any square of a matrix, whose condition it would double."""
+    means = torch.stack([x[y == k].mean(0) for k in range(int(y.max()) + 1)])
+    root = (means - x.mean(0)) * (torch.bincount(y).double() / len(y)).sqrt()[:, None]
+    _, values, axes = torch.linalg.svd(root, full_matrices=False)
+    kept = values > 1e-12 * values[0]
+    projected = (x - means[y]) @ (axes[kept].T / values[kept])
+    return float(projected.square().sum() / len(x))
+
+
+@pytest.mark.parametrize("smallest", [1e-1, 1e-4, 1e-5, 1e-7])
+@pytest.mark.parametrize("shape", [(10, 512), (1000, 40), (200, 400), (400, 200)], ids=str)
+def test_keeps_its_digits_where_the_class_means_are_ill_conditioned(
+    shape: tuple[int, int], smallest: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.linspace(0, 1, shape[1]).double() * math.log10(smallest)
+    means = torch.randn(*shape, generator=generator).double() * 10**spread
+    turn = torch.linalg.qr(torch.randn(shape[1], shape[1], generator=generator).double()).Q
+    y = torch.arange(shape[0]).repeat(3)
+    noise = torch.randn(len(y), shape[1], generator=generator).double()
+    x = (means[y] + 1e-3 * noise) @ turn
+    found = separation_of_features(centre(x, y, shape[0])).item()
+    assert found == pytest.approx(separation_by_singular_values(x, y), rel=1e-8)
+
+
+@pytest.mark.parametrize("classes", [4, 60], ids=["fewer-classes", "more-classes"])
+def test_constant_features_change_nothing(classes: int) -> None:
+    x, y = reference.clusters(900, 20, classes)
+    wider = torch.cat([x, torch.zeros(900, 7), torch.full((900, 5), 3.3)], 1).double()
+    found = separation_of_features(centre(wider, y, classes)).item()
+    assert found == pytest.approx(reference.separation(x.numpy(), y.numpy()), rel=1e-9)
 
 
 def test_thousand_classes() -> None:

@@ -19,9 +19,8 @@ from lightning_depth.functional.centred import (
     centre,
     fisher_of_features,
     separation_of_features,
-    variances_of_features,
 )
-from lightning_depth.functional.probe import fit_ridge, fit_ridge_to_features, knn_labels
+from lightning_depth.functional.probe import fit_ridge, knn_labels, ridge_labels
 from lightning_depth.functional.rank import effective_rank
 from lightning_depth.functional.scatter import (
     Scatter,
@@ -118,7 +117,7 @@ def pairs_of(source: LayerSample | LayerSums, classes: Sequence[int]) -> Tensor:
     wanted = torch.tensor(classes, dtype=torch.long)
     if isinstance(source, LayerSample):
         absent = source.centred.counts == 0
-        variances = variances_of_features(source.centred).masked_fill(absent, math.nan)
+        variances = source.centred.variances.masked_fill(absent, math.nan)
         return fisher_pairs(variances[wanted], source.centred.means[wanted])
     counts = source.scatter.counts[:, None]
     means = source.scatter.sums / counts
@@ -180,10 +179,10 @@ def _linear_probe(sample: LayerSample) -> Tensor:
     if not bool(test.any()):
         return sample.features.new_tensor(math.nan)
     train = ~test
-    readout = fit_ridge_to_features(
-        sample.features[train], sample.labels[train], sample.num_classes
+    found = ridge_labels(
+        sample.features[train], sample.labels[train], sample.features[test], sample.num_classes
     )
-    return _accuracy(readout.classify(sample.features[test]), sample.labels[test])
+    return _accuracy(found, sample.labels[test])
 
 
 def _linear_probe_on_sums(scatter: Scatter, sample: LayerSample) -> Tensor:

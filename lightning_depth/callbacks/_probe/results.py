@@ -237,7 +237,7 @@ def _hardest(matrix: Tensor) -> list[tuple[int, int]]:
     upper = torch.ones_like(matrix, dtype=torch.bool).triu(diagonal=1)
     values = torch.where(upper, torch.nan_to_num(matrix, nan=math.inf), math.inf)
     count = min(HARDEST, int(torch.isfinite(values).sum()))
-    places = values.flatten().argsort()[:count].tolist()
+    places = values.flatten().topk(count, largest=False).indices.tolist()
     return [divmod(place, len(matrix)) for place in places]
 
 
