@@ -239,14 +239,22 @@ def _collapsed(layers: Sequence[LayerActivity]) -> Finding | None:
     if not bad:
         return None
     first = bad[0]
+    if first.variety < LOWEST_VARIETY:
+        value, threshold = first.variety, LOWEST_VARIETY
+        what = f"differs between samples by {value:.1g} of its mean square only."
+    else:
+        value, threshold = first.rank, LOWEST_RANK
+        what = (
+            f"differs between samples along {value:.2g} directions only, and by "
+            f"{first.variety:.1g} of its mean square."
+        )
     return Finding(
         FindingKind.COLLAPSED,
         Severity.CRITICAL,
         tuple(layer.layer.name for layer in bad),
-        first.rank,
-        LOWEST_RANK,
-        f"The output of {first.layer.name} differs between samples along {first.rank:.2g} "
-        f"directions only, and by {first.variety:.1g} of its mean square.",
+        value,
+        threshold,
+        f"The output of {first.layer.name} {what}",
         "Look at the initialisation of that layer, normalise activations, or add a residual "
         "connection around it.",
     )

@@ -138,6 +138,7 @@ def test_a_constant_layer_is_collapsed() -> None:
     fit(Wide(net), seen)
     assert seen.findings[0].kind.value == "COLLAPSED"
     assert seen.findings[0].layers[0] == "net.1"
+    assert seen.findings[0].value < seen.findings[0].threshold
 
 
 def test_a_layer_that_runs_twice_in_a_step_is_one_layer() -> None:
