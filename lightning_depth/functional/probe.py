@@ -108,7 +108,8 @@ def ridge_labels(
     x = features.to(torch.float64, copy=True)
     mean = x.mean(0)
     x -= mean
-    test = test.double() - mean
+    test = test.to(torch.float64, copy=True)
+    test -= mean
     few = x.shape[0] < x.shape[1]
     gram = lower_gram(x.T if few else x)
     # its trace is the sum of all squares, whichever side is the smaller
