@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import mode
 from typing import Any
 
 import torch
@@ -13,13 +14,21 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_depth.callbacks._order import is_compiled
-from lightning_depth.callbacks._sites import Activation, describe_module, describe_origin, unit_axis
+from lightning_depth.callbacks._sites import (
+    Activation,
+    by_units,
+    describe_module,
+    describe_origin,
+    unit_axis,
+)
 from lightning_depth.functional.activations import sample_features, saturated_share
 from lightning_depth.layers import Layer
 
 __all__ = ["Activity", "Recorder", "first_tensor"]
 
 Parts = dict[str, list[Tensor]]
+FEWEST_SAMPLES = 4
+"""Samples below which nothing is said of how outputs differ between them."""
 Hook = Callable[..., None]
 
 
@@ -27,7 +36,8 @@ Hook = Callable[..., None]
 class Activity:
     """What one batch showed, as tensors on the device; a place is a layer and a number in it."""
 
-    samples: int = 0
+    lengths: list[int] = field(default_factory=list)
+    """By layer that ran, how many rows its output has."""
     maxima: Parts = field(default_factory=lambda: defaultdict(list))
     """By place, the largest output of each rectified unit."""
     means: Parts = field(default_factory=lambda: defaultdict(list))
@@ -44,6 +54,11 @@ class Activity:
     """By layer, its outputs for one sample."""
     executed: list[str] = field(default_factory=list)
     """Layers as they ran."""
+
+    @property
+    def samples(self) -> int:
+        """Samples of the batch: most layers have a row for each, few fold positions into them."""
+        return mode(self.lengths) if self.lengths else 0
 
 
 class Recorder:
@@ -98,6 +113,7 @@ class Recorder:
     def _start(self) -> None:
         self._activity = Activity()
         self._last: str | None = None
+        self._running: list[str] = []
         self._places: dict[str, int] = {}
         self._seen: dict[int, Any] = {}  # the nodes are kept, or their ids would be given away
 
@@ -129,18 +145,20 @@ class Recorder:
         return activity
 
     def _enter(self, name: str, module: nn.Module, args: Any) -> None:
+        self._running.append(name)
         self._activity.executed.append(name)
         self._places[name] = 0  # a second run in the same step meets the same places again
 
     def _leave(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        self._running.pop()
         tensor = first_tensor(output)
         if tensor is None or not tensor.is_floating_point() or tensor.numel() == 0:
             return
         activity, tensor = self._activity, tensor.detach()
         activity.norms[name].append(torch.linalg.vector_norm(tensor, dtype=torch.float32))
         activity.numels[name] = activity.numels.get(name, 0) + tensor.numel()
-        activity.samples = max(activity.samples, len(tensor) if tensor.ndim else 0)
-        if name not in activity.kept and tensor.ndim > 1:
+        activity.lengths.append(len(tensor) if tensor.ndim else 0)
+        if name not in activity.kept and tensor.ndim > 1 and len(tensor) >= FEWEST_SAMPLES:
             activity.kept[name] = sample_features(tensor)
             activity.features[name] = tensor.numel() // len(tensor)
 
@@ -148,7 +166,7 @@ class Recorder:
         tensor = first_tensor(args)
         origin = describe_origin(tensor) if tensor is not None else None
         if tensor is not None and origin is not None and self._last is not None:
-            self._record(self._last, origin[0], tensor, origin[1])
+            self._record(self._last, origin[0], by_units(tensor, origin[1]), origin[1])
 
     def _pass(self, owner: str, module: nn.Module, args: Any, output: Any) -> None:
         self._last = owner
@@ -156,7 +174,7 @@ class Recorder:
     def _activate(
         self, owner: str | None, activation: Activation, module: nn.Module, args: Any, output: Any
     ) -> None:
-        layer = owner or self._last
+        layer = self._running[-1] if self._running else owner or self._last
         if layer is not None and isinstance(output, Tensor):
             origin = describe_origin(output)
             self._record(layer, activation, output, origin[1] if origin else None)

@@ -40,6 +40,8 @@ _FEWEST_FEATURES = 8
 DEFAULT_TAU = 0.025
 """Share of the average below which a unit is dormant, as in the paper."""
 _MARGIN = 0.05
+_MOST_BATCHES = 512
+"""Batches that a window holds, where every one ran other layers."""
 _NOTHING: dict[str, Any] = {key: {} for key in ("saturated", "rms", "rank", "variety", "features")}
 """What is not kept of the batches of a window."""
 
@@ -99,8 +101,16 @@ class Window:
     def add(self, activity: HostActivity) -> None:
         """Take a batch in, and drop those that are no longer needed."""
         self._batches.append(activity)
-        while self._total() - self._batches[0].samples >= self._min_samples:
+        alike = self._alike()
+        if sum(batch.samples for batch in alike[1:]) >= self._min_samples:
+            self._batches = deque(batch for batch in self._batches if batch is not alike[0])
+        if len(self._batches) > _MOST_BATCHES:
             self._batches.popleft()
+
+    def _alike(self) -> list[HostActivity]:
+        """The batches in which the same units ran as in the last one, the oldest first."""
+        units = self._batches[-1].units
+        return [batch for batch in self._batches if batch.units == units]
 
     def shares(self, tau: float) -> tuple[dict[str, float], dict[str, float]]:
         """Return the shares of dead and of dormant units by layer.
@@ -112,9 +122,9 @@ class Window:
             Both empty while there are too few samples.
         """
         last = self._batches[-1]
-        if self._total() < self._min_samples or not last.units:
+        alike = self._alike()
+        if sum(batch.samples for batch in alike) < self._min_samples or not last.units:
             return {}, {}
-        alike = [batch for batch in self._batches if batch.units == last.units]
         dead = dead_units(torch.stack([batch.maxima for batch in alike]).amax(0))
         means = torch.stack([batch.means for batch in alike]).mean(0)
         layers = [place.rpartition("#")[0] for place in last.units]
@@ -136,9 +146,6 @@ class Window:
             state: State of the same kind of object.
         """
         self._batches = deque(HostActivity(**batch, **_NOTHING) for batch in state)
-
-    def _total(self) -> int:
-        return sum(batch.samples for batch in self._batches)
 
 
 def _by_layer(layers: Sequence[str], flags: Tensor, sizes: Sequence[int]) -> dict[str, float]:

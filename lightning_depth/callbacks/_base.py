@@ -145,8 +145,8 @@ class DepthCallback(pl.Callback):
 
     def _add_finding(self, trainer: pl.Trainer, finding: Finding) -> None:
         """Keep a finding, unless its kind is known of the same layers, and act on it."""
-        if self._keep(finding):
-            act_on(finding, self._on_finding, trainer)
+        if (kept := self._keep(finding)) is not None:
+            act_on(kept, self._on_finding, trainer)
 
     # Hooks.
 
@@ -167,8 +167,9 @@ class DepthCallback(pl.Callback):
         if is_quiet(trainer):
             return
         for finding in self._conclude(trainer):
-            if self._keep(finding) and callable(self._on_finding):
-                self._on_finding(finding)
+            kept = self._keep(finding)
+            if kept is not None and callable(self._on_finding):
+                self._on_finding(kept)
         if trainer.is_global_zero:
             self._write_figures(trainer)
             self._tell_if_last(trainer, finished=True)
@@ -220,12 +221,15 @@ class DepthCallback(pl.Callback):
         self._found = [Finding.from_dict(row) for row in state["findings"]]
         self._load_extra_state(state["extra"])
 
-    def _keep(self, finding: Finding) -> bool:
-        known = {(other.kind, other.layers) for other in self._found}
-        new = (finding.kind, finding.layers) not in known
-        if new:
-            self._found.append(replace(finding, source=finding.source or type(self).__name__))
-        return new
+    def _keep(self, finding: Finding) -> Finding | None:
+        """Return the finding as it is kept, None where its kind is known of the same layers."""
+        if any(
+            (other.kind, other.layers) == (finding.kind, finding.layers) for other in self._found
+        ):
+            return None
+        kept = replace(finding, source=finding.source or type(self).__name__)
+        self._found.append(kept)
+        return kept
 
     def _draw(self) -> Figure:
         return self.plot()[0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from lightning_depth.callbacks._clipping import Clipping
 from lightning_depth.callbacks._flow import judge
 from lightning_depth.callbacks._scope import Record, Scope
@@ -13,25 +15,24 @@ from lightning_depth.findings import Finding, FindingKind, Severity
 __all__ = ["confirm", "scalars_of"]
 
 _FEW = ("norm", "clipped_norm", "shrink_per_layer")
-"""What is logged of each of several optimizers."""
+"""What is logged of each of several optimizers, as far as there is room."""
+_MOST_SCALARS = 10
 _CERTAIN_AT_START = (FindingKind.EXPLODING,)
 """What the first measurement of a run says of the initialisation; a few steps may hide it."""
 _DESTRUCTIVE = (FindingKind.EXPLODING, FindingKind.NON_FINITE)
 """They leave networks behind that pass no gradient; that they do so is no news."""
 
 
-def confirm(
-    streaks: Streaks, scope: Scope, record: Record, completed: Record | None
-) -> list[Finding]:
+def confirm(streaks: Streaks, scope: Scope, record: Record) -> list[Finding]:
     """Return what has lasted and is not yet told, causes without their consequences.
 
     Args:
         streaks: What was seen before.
         scope: The optimizer that was measured.
-        record: The measurement.
-        completed: The measurement before, if what its step changed is known now.
+        record: The measurement; what its own step changes is judged with the next one.
     """
-    updates = completed.updates if completed is not None else None
+    known = scope.counts.updates
+    updates = np.array(known) if known is not None else None
     seen = judge(record.flow, updates, scaled=scope.scaler is not None)
     if record.skipped and not seen:
         return []  # neither a bad step nor a good one
@@ -43,18 +44,16 @@ def confirm(
     return streaks.confirm(scope.key, record.step, seen, certain)
 
 
-def scalars_of(
-    scope: Scope, record: Record, completed: Record | None, *, log_layers: bool
-) -> dict[str, float]:
+def scalars_of(scope: Scope, record: Record, *, log_layers: bool) -> dict[str, float]:
     """Return what is logged, few totals where there are several optimizers.
 
     Args:
         scope: The optimizer that was measured.
-        record: The measurement.
-        completed: The measurement before, if what its step changed is known now.
+        record: The measurement; what its own step changes is not yet known, and
+            ``update_to_weight`` is that of the measurement before.
         log_layers: Whether the ratio of every layer is logged beside the totals.
     """
-    scalars = _totals(scope, record, completed)
+    scalars = _totals(scope, record)
     if log_layers:
         reading = record.flow.reading
         ratios = zip(reading.watched.names, reading.grad_to_weight.tolist(), strict=True)
@@ -62,12 +61,12 @@ def scalars_of(
     return scalars
 
 
-def _totals(scope: Scope, record: Record, completed: Record | None) -> dict[str, float]:
-    known = completed or record
+def _totals(scope: Scope, record: Record) -> dict[str, float]:
     reading, trend = record.flow.reading, record.flow.trend
     scalars = {"norm": reading.norm}
     if scope.clipping is not Clipping.NONE:
-        scalars["clipped_norm"] = known.clipped_norm
+        known_at_once = scope.clipping is Clipping.BY_NORM
+        scalars["clipped_norm"] = (record if known_at_once else scope.counts).clipped_norm
         scalars["clipped_fraction"] = scope.counts.clipped_fraction
     if scope.scaler is not None:
         scalars["skipped"] = float(scope.counts.skipped)
@@ -75,9 +74,10 @@ def _totals(scope: Scope, record: Record, completed: Record | None) -> dict[str,
     scalars["shrink_per_layer"] = trend.shrink_per_layer
     scalars["first_to_last"] = trend.first_to_last
     if scope.watcher.measures_updates:
-        scalars["update_to_weight"] = known.update_to_weight
-    if scope.one_of_several:
-        return {f"{key}/{scope.place}": scalars[key] for key in _FEW if key in scalars}
+        scalars["update_to_weight"] = scope.counts.update_to_weight
+    if scope.siblings > 1:
+        few = _FEW[: max(1, _MOST_SCALARS // scope.siblings)]
+        return {f"{key}/{scope.place}": scalars[key] for key in few if key in scalars}
     return scalars
 
 

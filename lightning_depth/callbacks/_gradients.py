@@ -101,6 +101,16 @@ class GradientTable:
         self._last_weights: Column | None = None
 
     @property
+    def last_weights(self) -> list[float] | None:
+        """Norms of the weights when they were last read; they survive a resumption."""
+        return None if self._last_weights is None else self._last_weights.tolist()
+
+    @last_weights.setter
+    def last_weights(self, norms: list[float] | None) -> None:
+        fits = norms is not None and len(norms) == len(self._parameters)
+        self._last_weights = np.array(norms) if fits else None
+
+    @property
     def is_sharded(self) -> bool:
         """Whether reading takes part of every rank."""
         return self._group is not None

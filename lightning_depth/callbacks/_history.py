@@ -20,7 +20,7 @@ _LOT = 32
 
 class _Record(NamedTuple):
     number: int
-    """How many records had been appended before it, the dropped ones included."""
+    """How many records of its optimizer came before it, the dropped ones included."""
     rows: int
     cells: dict[str, Any]
     floats: array[float]
@@ -50,7 +50,8 @@ class History:
         self._floats = tuple(floats)
         self._capacity = check_count("capacity", capacity, minimum=4)
         self._records: list[_Record] = []
-        self._appended = 0
+        self._appended: dict[str, int] = {}
+        self._stride = 1
         self._waiting: list[Callable[[], Mapping[str, Any]]] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -82,8 +83,10 @@ class History:
             floats.extend(_spread(cells.pop(name), rows))
         if self._records:
             cells = _shared(cells, self._records[-1].cells)
-        self._records.append(_Record(self._appended, rows, cells, floats))
-        self._appended += 1
+        series = str(cells.get("optimizer", ""))
+        number = self._appended.get(series, 0)
+        self._appended[series] = number + 1
+        self._records.append(_Record(number, rows, cells, floats))
         if len(self._records) > self._capacity:
             self._thin()
 
@@ -117,13 +120,15 @@ class History:
         """Forget everything."""
         self._waiting.clear()
         self._records.clear()
-        self._appended = 0
+        self._appended = {}
+        self._stride = 1
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain containers and a tensor for each column of floats."""
         self.settle()
         return {
-            "appended": self._appended,
+            "appended": dict(self._appended),
+            "stride": self._stride,
             "numbers": [record.number for record in self._records],
             "rows": [record.rows for record in self._records],
             "cells": self._cells(),
@@ -137,7 +142,8 @@ class History:
             state: The state of a history; columns of floats that it lacks become NaN.
         """
         self.clear()
-        self._appended = state["appended"]
+        self._appended = dict(state["appended"])
+        self._stride = state["stride"]
         missing = torch.full((sum(state["rows"]),), torch.nan)
         columns = [state["floats"].get(name, missing).tolist() for name in self._floats]
         start = 0
@@ -163,13 +169,16 @@ class History:
         return columns
 
     def _thin(self) -> None:
-        """Leave every n-th of the older records, n doubling when these fill half the capacity."""
+        """Leave every n-th of the older records of each optimizer.
+
+        The number n doubles when they fill half the capacity.
+        """
         newest = self._capacity // 4
         old, new = self._records[:-newest], self._records[-newest:]
-        stride = old[1].number - old[0].number
+        old = [record for record in old if record.number % self._stride == 0]
         while len(old) > self._capacity // 2:
-            old = [record for record in old if record.number % stride == 0]
-            stride *= 2
+            self._stride *= 2
+            old = [record for record in old if record.number % self._stride == 0]
         self._records = old + new
 
 

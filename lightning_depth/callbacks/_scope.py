@@ -26,6 +26,12 @@ _WEIGHTS_EVERY = 10
 """Measurements from one reading of the weights to the next, where their change is not measured."""
 
 
+def middle(values: list[float]) -> float:
+    """Return the median of what is finite, not-a-number where nothing is."""
+    known = [value for value in values if math.isfinite(value)]
+    return median(known) if known else math.nan
+
+
 @dataclass
 class Counts:
     """How many steps of an optimizer were measured, and what became of them."""
@@ -35,6 +41,19 @@ class Counts:
     taken: int = 0
     """Steps that were not skipped and whose record is complete."""
     clipped: int = 0
+    due: int = 0
+    """Step from which on the next measurement is taken."""
+    updates: list[float] | None = None
+    """What the last complete record changed, layer by layer."""
+    clipped_norm: float = math.nan
+    """Of the last complete record."""
+    weights: list[float] | None = None
+    """Norms of the weights when they were last read, parameter by parameter."""
+
+    @property
+    def update_to_weight(self) -> float:
+        """Median over the layers of what the last complete record changed."""
+        return middle(self.updates or [])
 
     @property
     def clipped_fraction(self) -> float:
@@ -59,8 +78,7 @@ class Record:
     @property
     def update_to_weight(self) -> float:
         """Median over the layers of what the step changed."""
-        known = [update for update in self.updates.tolist() if math.isfinite(update)]
-        return median(known) if known else math.nan
+        return middle(self.updates.tolist())
 
     def layer_columns(self) -> dict[str, Any]:
         """Return the columns of ``history``."""
@@ -108,22 +126,24 @@ class Scope:
         table: Its parameters.
         watcher: Measures what its steps change.
         counts: Of this optimizer, also from before a resumption.
+        num_parameters: How many it had when it was met; some are added later.
         clipping: What happens to the gradient after it is read.
         limit: ``gradient_clip_val`` of the Trainer.
         scaler: GradScaler of the run, if there is one.
         outputs: Records the gradients of the layers' outputs, if they are asked for.
-        one_of_several: Whether the run has other optimizers.
+        siblings: How many optimizers the run has.
     """
 
     place: int
     table: GradientTable
     watcher: StepWatcher
     counts: Counts
+    num_parameters: int = 0
     clipping: Clipping = Clipping.NONE
     limit: float | None = None
     scaler: Any = None
     outputs: OutputGradients | None = None
-    one_of_several: bool = False
+    siblings: int = 1
     record: Record | None = field(default=None, init=False)
 
     @property
@@ -139,8 +159,8 @@ class Scope:
         Returns:
             The new record, and the last one if it was incomplete; None where there is no gradient.
         """
-        earlier = self.watcher.take() or Norms(self.table.device)
-        start = len(earlier)
+        earlier, taken = Norms(self.table.device), self.watcher.take()
+        start = len(earlier.absorb(taken)) if taken is not None else 0
         numels: dict[str, int] = {}
         if self.outputs is not None:
             norms, numels = self.outputs.take(self.table.device)
@@ -154,7 +174,10 @@ class Scope:
             and bool(getattr(optimizer, "_step_supports_amp_scaling", False)),
         )
         if reading is None:
+            self.watcher.put_back(taken)
             return None
+        if not reuse:
+            self.counts.weights = self.table.last_weights
         completed = self.complete(reading.earlier[range(start)])
         if self.outputs is not None:
             outputs = reading.earlier[range(start, len(reading.earlier))]
@@ -204,4 +227,6 @@ class Scope:
         self.counts.taken += not record.skipped
         self.counts.clipped += record.clipped_norm < norm * (1 - 1e-5)
         record.clipped_fraction = self.counts.clipped_fraction
+        self.counts.updates = record.updates.tolist()
+        self.counts.clipped_norm = record.clipped_norm
         return record

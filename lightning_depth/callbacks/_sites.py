@@ -52,11 +52,11 @@ _TRANSPARENT = (
     "View",
     "UnsafeView",
     "Reshape",
-    "Mul",
     "NativeDropout",
     "MaxPool",
     "AvgPool",
     "AdaptiveAvgPool",
+    "Mean",
     "ToCopy",
     "Clone",
 )
@@ -86,7 +86,7 @@ def describe_origin(tensor: Tensor) -> tuple[Activation, Any] | None:
         for function, activation in _BY_FUNCTION.items():
             if name.startswith(function):
                 return activation, node
-        node = _before(node) if name.startswith(_TRANSPARENT) else None
+        node = _before(node) if _hands_on(node, name) else None
     return None
 
 
@@ -109,6 +109,31 @@ def unit_axis(tensor: Tensor) -> int:
             return tensor.ndim - 1
         node = _before(node)
     return 1 if tensor.ndim != 3 else 2
+
+
+def _hands_on(node: Any, name: str) -> bool:
+    """Whether what a node makes of an activation still shows which of its units are above zero.
+
+    A product does where the other factor is a constant such as the mask of dropout; a factor that
+    is learned may be negative, and a gated activation is not the gate's.
+    """
+    if name.startswith("Mul"):
+        return len(node.next_functions) < 2 or node.next_functions[1][0] is None
+    return name.startswith(_TRANSPARENT)
+
+
+def by_units(tensor: Tensor, node: Any) -> Tensor:
+    """Return an activation's output with an axis of units, where its positions were flattened.
+
+    Args:
+        tensor: What a layer was fed, with the batch first.
+        node: Where the activation itself was recorded; it knows the shape that it had.
+    """
+    metadata = getattr(node, "_input_metadata", None)
+    shape = tuple(metadata[0].shape) if metadata else ()
+    if tensor.ndim != 2 or len(shape) != 4 or tensor.shape[1] % shape[1]:
+        return tensor
+    return tensor.reshape(len(tensor), shape[1], -1, 1)
 
 
 def _before(node: Any) -> Any:

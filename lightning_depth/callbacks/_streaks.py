@@ -53,6 +53,8 @@ class Streaks:
             del self._running[key]
         for key, finding in kinds.items():
             count, first = self._running.get(key, (0, replace(finding, step=step)))
+            if finding.kind is FindingKind.NO_GRADIENT:
+                count, first = _same_layers(count, first, replace(finding, step=step))
             self._running[key] = (count + 1, first)
         return self._tell(
             key
@@ -68,6 +70,16 @@ class Streaks:
             kinds: The kinds that are asked for.
         """
         return any(f"{scope}{kind.value}" in self._told for kind in kinds)
+
+    def is_running(self, scope: str, kind: FindingKind) -> bool:
+        """Return whether something of a kind was seen last time and is not yet told.
+
+        Args:
+            scope: What was measured.
+            kind: The kind that is asked for.
+        """
+        key = f"{scope}{kind.value}"
+        return key in self._running and key not in self._told
 
     def unfinished(self, kind: FindingKind) -> list[Finding]:
         """Return what of one kind is still running and too short to have been told.
@@ -98,3 +110,11 @@ class Streaks:
             for key, (count, first) in state["running"].items()
         }
         self._told = list(state["told"])
+
+
+def _same_layers(count: int, first: Finding, new: Finding) -> tuple[int, Finding]:
+    """What began earlier lasts only in the layers of both: branches may take turns."""
+    if set(first.layers) <= set(new.layers):
+        return count, first
+    common = tuple(layer for layer in new.layers if layer in first.layers)
+    return (count, replace(new, layers=common, step=first.step)) if common else (0, new)

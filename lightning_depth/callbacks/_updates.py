@@ -80,7 +80,7 @@ class StepWatcher:
             clipped: Whether the gradient is measured again, after it was clipped.
         """
         self.release()
-        if self._updates or clipped:
+        if (self._updates or clipped) and _takes_hooks(optimizer):
             self._clipped, self._done = clipped, False
             self._handle = optimizer.register_step_post_hook(self._after_step)
 
@@ -88,6 +88,10 @@ class StepWatcher:
         """Return what was queued by the last watched step, once."""
         queued, self._queued = self._queued, None
         return queued
+
+    def put_back(self, queued: Norms | None) -> None:
+        """Keep for the next reading what was taken and could not be read."""
+        self._queued = queued
 
     def split(self, values: HostNorms | None) -> tuple[Column | None, HostNorms | None]:
         """Return the RMS of each layer's change, and the norms of clipped gradients."""
@@ -127,6 +131,14 @@ class StepWatcher:
                 else:
                     norms.absorb(after)
         self._queued = norms
+
+
+def _takes_hooks(optimizer: Any) -> bool:
+    """Whether it can be seen when an optimizer has stepped.
+
+    Lightning takes optimizers that are none of PyTorch's, and wrappers that never were initialised.
+    """
+    return hasattr(optimizer, "_optimizer_step_post_hooks")
 
 
 def _present(

@@ -84,6 +84,10 @@ class GradientFlowMonitor(DepthCallback):
     gradient shows it at its initialisation and may hide it later. With several optimizers each is
     measured on its own, over its own parameters.
 
+    What a step changes is known after it: in a logged row ``update_to_weight``, and the norm after
+    a clipping that is not by norm, are those of the measurement before. ``history`` and ``totals``
+    have every number at its own step.
+
     Args:
         granularity: "block" watches the repeated blocks of the network with what comes before and
             after them; "leaf" watches every module that owns weights.
@@ -152,6 +156,7 @@ class GradientFlowMonitor(DepthCallback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model's parameters out of copies."""
+        self._finish_records()
         tied: dict[str, Any] = {"_due": {}, "_scopes": {}, "_watched": [], "_latest": {}}
         return {**super().__getstate__(), **tied, **_FORGOTTEN}
 
@@ -247,15 +252,30 @@ class GradientFlowMonitor(DepthCallback):
         source = self._source
         if source is None or not source.is_ready():
             return
-        scope = self._scopes.get(id(optimizer)) or self._enter(
-            trainer, pl_module, optimizer, source
-        )
-        pace = steps_between(trainer, self.every_n_steps)
-        begun = scope.counts.measured > self.patience
-        if begun and (step + 1) % pace:  # a resumed run meets its optimizer at any step
-            self._due[id(optimizer)] = next_due(step, pace)
-            return
-        self._due[id(optimizer)] = next_due(step, pace) if begun else step + 1
+        scope = self._scopes.get(id(optimizer))
+        if scope is None or scope.num_parameters != _num_parameters(optimizer):
+            scope = self._enter(trainer, pl_module, optimizer, source)
+        if step >= scope.counts.due:
+            self._read(trainer, pl_module, optimizer, scope, step)
+            scope.counts.due = self._next(trainer, scope, step)
+        self._due[id(optimizer)] = scope.counts.due  # a resumed run waits for what is due
+
+    def _next(self, trainer: pl.Trainer, scope: Scope, step: int) -> int:
+        """The first steps are all measured, and what has no gradient is looked at again."""
+        if scope.counts.measured <= self.patience or self._streaks.is_running(
+            scope.key, FindingKind.NO_GRADIENT
+        ):
+            return step + 1
+        return next_due(step, steps_between(trainer, self.every_n_steps))
+
+    def _read(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        optimizer: Optimizer,
+        scope: Scope,
+        step: int,
+    ) -> None:
         records = scope.read(trainer, optimizer, step)
         if records is None:
             self._miss(trainer)
@@ -263,11 +283,9 @@ class GradientFlowMonitor(DepthCallback):
         record, completed = records
         self._watched.append(scope.watcher)
         self._keep_record(completed)
-        for finding in confirm(self._streaks, scope, record, completed):
+        for finding in confirm(self._streaks, scope, record):
             self._add_finding(trainer, finding)
-        self._latest[scope.place] = partial(
-            scalars_of, scope, record, completed, log_layers=self.log_layers
-        )
+        self._latest[scope.place] = partial(scalars_of, scope, record, log_layers=self.log_layers)
         if writes_row(trainer, step):
             self._log(pl_module, self._scalars())
 
@@ -278,7 +296,10 @@ class GradientFlowMonitor(DepthCallback):
         optimizer: Optimizer,
         source: Source,
     ) -> Scope:
-        """Meet an optimizer for the first time in this run."""
+        """Meet an optimizer for the first time, or with parameters that it did not have before."""
+        if (known_scope := self._scopes.pop(id(optimizer), None)) is not None:
+            self._keep_record(known_scope.finish(collective=True))
+            known_scope.watcher.release()
         if self._order is not None:
             self._layers, self._order = self._order.finish(), None
         known = [getattr(other, "optimizer", other) for other in trainer.optimizers]
@@ -294,16 +315,20 @@ class GradientFlowMonitor(DepthCallback):
             trainer.strategy.root_device,
             source,
         )
+        counts = self._counts.setdefault(place, Counts())
+        table.last_weights = counts.weights
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
         self._scopes[id(optimizer)] = scope = Scope(
             place,
             table,
             StepWatcher(table, self.update_ratio and source.in_place),
-            self._counts.setdefault(place, Counts()),
+            counts,
+            num_parameters=len(parameters),
             clipping=read_clipping(trainer, pl_module),
             limit=trainer.gradient_clip_val,
-            scaler=getattr(trainer.precision_plugin, "scaler", None),
+            scaler=scaler if scaler is not None and scaler.is_enabled() else None,
             outputs=self._outputs,
-            one_of_several=len(known) > 1,
+            siblings=max(len(known), 1),
         )
         return scope
 
@@ -368,3 +393,7 @@ class GradientFlowMonitor(DepthCallback):
         self._totals.load_state_dict(state["totals"])
         self._streaks.load_state_dict(state["streaks"])
         self._counts = {place: Counts(**counts) for place, counts in state["counts"].items()}
+
+
+def _num_parameters(optimizer: Optimizer) -> int:
+    return sum(len(group["params"]) for group in optimizer.param_groups)
