@@ -130,16 +130,24 @@ class Recorder:
     def attach(self) -> None:
         """Begin to record."""
         self.detach()
+        self.resume()
+
+    def resume(self) -> None:
+        """Go on recording after a pause."""
         self._handles = [
             *(module.register_forward_pre_hook(hook) for module, hook in self._before.items()),
             *(module.register_forward_hook(hook) for module, hook in self._after.items()),
         ]
 
-    def detach(self) -> Activity:
-        """Stop recording, and return what was recorded."""
+    def pause(self) -> None:
+        """Take the hooks off, and keep what was recorded."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    def detach(self) -> Activity:
+        """Stop recording, and return what was recorded."""
+        self.pause()
         activity = self._activity
         self._start()
         return activity

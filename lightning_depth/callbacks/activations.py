@@ -105,6 +105,7 @@ class ActivationMonitor(DepthCallback):
         self._step = 0
         self._layers: list[Layer] = []
         self._ordered = False
+        self._paused = False
         self._recorder: Recorder | None = None
         self._activity: Activity | None = None
         self._latest: list[LayerActivity] = []
@@ -151,9 +152,23 @@ class ActivationMonitor(DepthCallback):
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
-        """Take the hooks off before activations are recomputed."""
+        """Take the hooks off before activations are recomputed.
+
+        In manual optimization other networks may run after it, so there it is a pause.
+        """
         super().on_before_backward(trainer, pl_module, loss)
-        self._take()
+        if pl_module.automatic_optimization:
+            self._take()
+        elif self._recorder is not None and self._recorder.is_attached:
+            self._recorder.pause()
+            self._paused = True
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on where manual optimization was interrupted by a backward pass."""
+        super().on_after_backward(trainer, pl_module)
+        if self._paused and self._recorder is not None:
+            self._paused = False
+            self._recorder.resume()
 
     def on_train_batch_end(
         self,
@@ -226,6 +241,7 @@ class ActivationMonitor(DepthCallback):
         if self._recorder is not None:
             self._recorder.detach()
         self._history.settle()
+        self._paused = False
         self._recorder, self._activity, self._layers = None, None, []
 
     def _reset(self) -> None:

@@ -263,3 +263,33 @@ def test_a_dead_unit_needs_enough_samples_of_its_own_branch() -> None:
     seen = zip(monitor.history["step"], monitor.history["dead"], strict=True)
     known = sorted({step for step, dead in seen if not math.isnan(dead)})
     assert known == [6, 7, 8, 9]  # four batches of eight samples of either branch
+
+
+class Adversarial(Toy):
+    """Two networks that run and are differentiated one after the other."""
+
+    def __init__(self) -> None:
+        nets = [nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2)]
+        super().__init__(nn.ModuleList(nets))
+        self.automatic_optimization = False
+
+    def configure_optimizers(self) -> Any:
+        nets: Any = self.net
+        return [sgd(net.parameters()) for net in nets]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        nets: Any = self.net
+        optimizers: Any = self.optimizers()
+        for net, optimizer in zip(nets, optimizers, strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(F.cross_entropy(net(batch[0]), batch[1]))
+            optimizer.step()
+
+
+def test_manual_optimization_measures_what_runs_after_a_backward_pass() -> None:
+    monitor = ActivationMonitor(every_n_steps=1, granularity="leaf")
+    module = Adversarial()
+    fit(module, monitor)
+    assert {name.split(".")[1] for name in monitor.history["layer"]} == {"0", "1"}
+    assert monitor.history["step"].count(0) == 4
+    assert not any(part._forward_hooks for part in module.modules())
