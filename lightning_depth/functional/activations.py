@@ -161,7 +161,7 @@ def gram_matrix(features: Tensor) -> Tensor:
         >>> gram_matrix(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])).tolist()
         [[0.5, -0.5], [-0.5, 0.5]]
     """
-    size = torch.linalg.vector_norm(features, dim=(-2, -1), keepdim=True).square()
+    size = features.square().sum(dim=(-2, -1), keepdim=True)
     centered = features - features.mean(dim=-2, keepdim=True)
     gram = centered @ centered.mT
     scaled: Tensor = gram / size.clamp_min(torch.finfo(features.dtype).tiny)
