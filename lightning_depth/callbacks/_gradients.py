@@ -16,6 +16,7 @@ from torch.nn.parameter import Parameter, is_lazy
 from lightning_depth.callbacks._norms import (
     HostNorms,
     Norms,
+    exact_norm,
     exact_norms,
     is_doubtful,
     local_part,
@@ -127,6 +128,13 @@ class GradientTable:
     def queue_gradients(self, gradients: Sequence[Tensor | None]) -> Norms:
         """Return the norms of gradients, on their way to the host."""
         return self._queue(gradients, self._shares)
+
+    def queue_exact_gradients(self) -> Norms:
+        """Return the norms of the gradients as they are now, in float64."""
+        parts = [local_part(gradient) for gradient in self.gradients()]
+        return self._queue(
+            [None if part is None else exact_norm(part) for part in parts], self._shares
+        )
 
     def queue_weights(self, weights: Sequence[Tensor | None]) -> Norms:
         """Return the norms of weights, or of changes of weights, on their way to the host."""

@@ -19,7 +19,16 @@ import torch.distributed
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["HostNorms", "Norms", "exact_norms", "is_doubtful", "is_plain", "local_part", "lots"]
+__all__ = [
+    "HostNorms",
+    "Norms",
+    "exact_norm",
+    "exact_norms",
+    "is_doubtful",
+    "is_plain",
+    "local_part",
+    "lots",
+]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _KIND = attrgetter("__class__", "layout", "dtype", "device")
@@ -233,7 +242,7 @@ def exact_norms(
         >>> f"{norm:.3g}", root
         ('5e+30', 0.0)
     """
-    wide = [None if tensor is None else _exact_norm(tensor) for tensor in tensors]
+    wide = [None if tensor is None else exact_norm(tensor) for tensor in tensors]
     counts = [None if tensor is None else _root_of_bad_count(tensor) for tensor in tensors]
     norms = Norms(device)
     norms.add(wide, shares)
@@ -241,7 +250,8 @@ def exact_norms(
     return norms
 
 
-def _exact_norm(tensor: Tensor) -> Tensor:
+def exact_norm(tensor: Tensor) -> Tensor:
+    """Return a norm in float64, for what may be too small or too large and is read only once."""
     if tensor.device.type == "mps":  # has no float64
         tensor = tensor.cpu()
     norm: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float64)

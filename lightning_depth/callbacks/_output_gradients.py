@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_depth.callbacks._activity import first_tensor
-from lightning_depth.callbacks._norms import Norms
+from lightning_depth.callbacks._norms import Norms, exact_norm
 from lightning_depth.layers import Layer
 
 __all__ = ["OutputGradients"]
@@ -78,6 +78,5 @@ class OutputGradients:
             tensor.register_hook(partial(self._note, name))  # type: ignore[no-untyped-call]
 
     def _note(self, name: str, gradient: Tensor) -> None:
-        norm = torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32)
-        self._norms.setdefault(name, []).append(norm)
+        self._norms.setdefault(name, []).append(exact_norm(gradient.detach()))
         self._numels[name] = self._numels.get(name, 0) + gradient.numel()

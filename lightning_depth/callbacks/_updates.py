@@ -125,7 +125,7 @@ class StepWatcher:
                 norms = self._table.queue_in_lots(self._before, change)
                 self._num_updates = len(self._before)
             if self._clipped:
-                after = self._table.queue_gradients(self._table.gradients())
+                after = self._table.queue_exact_gradients()
                 if norms is None:
                     norms = after
                 else:

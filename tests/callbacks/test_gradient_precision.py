@@ -150,3 +150,31 @@ def test_norms_of_every_kind_of_tensor(tensor: Tensor | None, norm: float | None
 
 def test_norms_of_nothing() -> None:
     assert Norms(CPU).read().to_list() == []
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_sizes_beyond_the_square_survive_clipping_and_at_the_outputs(size: float) -> None:
+    class Sized(Toy):
+        def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+            loss = super().training_step(batch, batch_idx)
+            assert loss is not None
+            return loss * size
+
+    def run(module: Toy) -> GradientFlowMonitor:
+        monitor = GradientFlowMonitor(every_n_steps=1, signal="activations", on_finding=ignore)
+        clip = {"gradient_clip_val": 1e30, "gradient_clip_algorithm": "value"}
+        fit(module, monitor, **clip)
+        return monitor
+
+    def still(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=0.0)
+
+    plain, sized = run(Toy(optimizer=still)), run(Sized(optimizer=still))
+    assert sized.totals["clipped_norm"] == pytest.approx(sized.totals["norm"], rel=1e-6)
+    assert sized.totals["clipped_fraction"][-1] == 0.0
+    expected = [value * size for value in plain.history["output_grad_rms"]]
+    assert sized.history["output_grad_rms"] == pytest.approx(expected, rel=1e-4)
+
+
+def ignore(finding: Any) -> None:
+    """A finding is not what is looked at here."""
