@@ -6,7 +6,7 @@ next operation works in place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ __all__ = ["OutputGradients"]
 
 
 class OutputGradients:
-    """Hooks on the outputs of layers, from ``attach`` until ``take`` or ``release``.
+    """Hooks on the outputs of layers, from ``attach`` until ``release``.
 
     Args:
         layers: The layers that are watched.
@@ -54,22 +54,22 @@ class OutputGradients:
         self._handles.clear()
         self._norms, self._numels = {}, {}
 
-    def take(self, device: torch.device) -> tuple[Norms, dict[str, int]]:
+    def take(self, device: torch.device, own: Collection[str]) -> tuple[Norms, dict[str, int]]:
         """Return the norms on their way to the host, a slot a layer, and the elements of each.
 
         A layer that ran several times in a step has one norm over all of its runs.
 
         Args:
             device: Where the norms are joined.
+            own: Layers of the optimizer that is about to step; what belongs to others is kept.
         """
         norms = Norms(device)
-        norms.add([self._joined(layer.name) for layer in self._layers])
-        numels = dict(self._numels)
-        self.release()
+        norms.add([self._joined(name) if name in own else None for name in self.names])
+        numels = {name: self._numels.pop(name) for name in own if name in self._numels}
         return norms, numels
 
     def _joined(self, name: str) -> Tensor | None:
-        parts = self._norms.get(name)
+        parts = self._norms.pop(name, None)
         return torch.stack(parts) if parts else None
 
     def _mark(self, name: str, module: nn.Module, args: Any, output: Any) -> None:

@@ -163,7 +163,7 @@ class Scope:
         start = len(earlier.absorb(taken)) if taken is not None else 0
         numels: dict[str, int] = {}
         if self.outputs is not None:
-            norms, numels = self.outputs.take(self.table.device)
+            norms, numels = self.outputs.take(self.table.device, self.table.layers.names)
             earlier.absorb(norms)
         reuse = not self.watcher.measures_updates and self.counts.measured % _WEIGHTS_EVERY != 0
         reading = self.table.read(

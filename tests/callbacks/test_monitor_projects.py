@@ -293,3 +293,12 @@ def test_manual_optimization_measures_what_runs_after_a_backward_pass() -> None:
     assert {name.split(".")[1] for name in monitor.history["layer"]} == {"0", "1"}
     assert monitor.history["step"].count(0) == 4
     assert not any(part._forward_hooks for part in module.modules())
+
+
+def test_every_optimizer_has_the_gradients_of_its_outputs() -> None:
+    monitor = GradientFlowMonitor(every_n_steps=1, granularity="leaf", signal="activations")
+    module = Adversarial()
+    fit(module, monitor)
+    assert {*monitor.history["optimizer"]} == {0, 1}
+    assert all(math.isfinite(size) for size in monitor.history["output_grad_rms"])
+    assert not any(part._forward_hooks for part in module.modules())
