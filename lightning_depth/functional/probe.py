@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_depth.functional._gram import lower_gram
 from lightning_depth.functional.scatter import Scatter
 
-__all__ = ["LinearReadout", "fit_ridge", "knn_labels", "ridge_labels"]
+__all__ = ["LinearReadout", "fit_ridge", "knn_labels", "ridge_labels", "ridge_scores"]
 
 BLOCK = 256  # samples whose distances to all others are in memory at once
 
@@ -77,12 +77,60 @@ def fit_ridge(scatter: Scatter, ridge: float = 1e-3) -> LinearReadout:
     return _readout(weight, mean, scatter.counts)
 
 
+def ridge_scores(
+    features: Tensor, labels: Tensor, test: Tensor, num_classes: int, ridge: float = 1e-3
+) -> Tensor:
+    """Return the scores that the same ridge regression, fitted to features at hand, gives others.
+
+    It is solved through the smaller of N and D.
+
+    Shape:
+        - features: ``(N, D)``
+        - labels: ``(N,)``, none negative
+        - test: ``(M, D)``
+        - output: ``(M, C)``
+
+    Args:
+        features: Features of the training samples, any floating type.
+        labels: Class of each training sample.
+        test: Features of the samples to classify.
+        num_classes: Number of classes C.
+        ridge: As in ``fit_ridge``.
+
+    Returns:
+        Scores, minus infinity for a class without a training sample; all not-a-number where the
+        training features are not finite.
+
+    Example:
+        >>> x, y = torch.tensor([[0.0], [1.0], [4.0], [5.0]]), torch.tensor([0, 0, 1, 1])
+        >>> scores = ridge_scores(x, y, torch.tensor([[2.5]]), num_classes=2)
+        >>> [round(score, 6) for score in scores[0].tolist()]
+        [0.5, 0.5]
+    """
+    x = features.to(torch.float64, copy=True)
+    mean = x.mean(0)
+    x -= mean
+    test = test.to(torch.float64, copy=True)
+    test -= mean
+    few = x.shape[0] < x.shape[1]
+    gram = lower_gram(x.T if few else x)
+    # its trace is the sum of all squares, whichever side is the smaller
+    penalty = (ridge * gram.diagonal().sum() / x.shape[1]).clamp(min=torch.finfo(x.dtype).tiny)
+    gram.diagonal().add_(penalty)
+    counts = torch.bincount(labels, minlength=num_classes).double()
+    if few:
+        weights = _solve(gram, x @ test.T)  # of the training samples for each test sample (N, M)
+        scores = x.new_zeros(num_classes, len(test)).index_add_(0, labels, weights).T
+    else:
+        sums = x.new_zeros(num_classes, x.shape[1]).index_add_(0, labels, x)
+        scores = test @ _solve(gram, sums.T)
+    return scores + torch.where(counts > 0, counts / len(x), -math.inf)
+
+
 def ridge_labels(
     features: Tensor, labels: Tensor, test: Tensor, num_classes: int, ridge: float = 1e-3
 ) -> Tensor:
     """Return what the same ridge regression, fitted to features at hand, says of other samples.
-
-    It is solved through the smaller of N and D.
 
     Shape:
         - features: ``(N, D)``
@@ -105,26 +153,10 @@ def ridge_labels(
         >>> ridge_labels(x, y, torch.tensor([[0.5], [4.5]]), num_classes=2).tolist()
         [0, 1]
     """
-    x = features.to(torch.float64, copy=True)
-    mean = x.mean(0)
-    x -= mean
-    test = test.to(torch.float64, copy=True)
-    test -= mean
-    few = x.shape[0] < x.shape[1]
-    gram = lower_gram(x.T if few else x)
-    # its trace is the sum of all squares, whichever side is the smaller
-    penalty = (ridge * gram.diagonal().sum() / x.shape[1]).clamp(min=torch.finfo(x.dtype).tiny)
-    gram.diagonal().add_(penalty)
-    counts = torch.bincount(labels, minlength=num_classes).double()
-    if few:
-        weights = _solve(gram, x @ test.T)  # of the training samples for each test sample (N, M)
-        scores = x.new_zeros(num_classes, len(test)).index_add_(0, labels, weights).T
-    else:
-        sums = x.new_zeros(num_classes, x.shape[1]).index_add_(0, labels, x)
-        scores = test @ _solve(gram, sums.T)
+    scores = ridge_scores(features, labels, test, num_classes, ridge)
     if bool(torch.isnan(scores).any()):
-        return torch.full_like(scores[:, 0], -1, dtype=torch.long)
-    return (scores + torch.where(counts > 0, counts / len(x), -math.inf)).argmax(1)
+        return torch.full_like(labels[:1], -1).expand(len(test))
+    return scores.argmax(1)
 
 
 def knn_labels(

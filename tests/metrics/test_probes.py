@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
 
-from lightning_depth.functional.probe import ridge_labels
+from lightning_depth.functional.probe import ridge_labels, ridge_scores
 from lightning_depth.metrics import EffectiveRank, KNNAccuracy, LinearProbeAccuracy
 from tests.metrics import reference
 
@@ -40,10 +40,12 @@ def test_ridge_of_features_at_hand_equals_scikit_learn(num_features: int) -> Non
     train, test = slice(0, None, 2), slice(1, None, 2)
     penalty = 0.01 * x[train].var(0, unbiased=False).mean().item() * len(x[train])
     fitted = Ridge(alpha=penalty).fit(x[train].numpy(), np.eye(6)[y[train].numpy()])
-    expected = fitted.predict(x[test].numpy()).argmax(1)
-    found = ridge_labels(x[train] + 100, y[train], x[test] + 100, num_classes=6, ridge=0.01)
-    np.testing.assert_array_equal(found.numpy(), expected)
-    assert 0.4 < float((found == y[test]).double().mean()) <= 1
+    expected = fitted.predict(x[test].numpy())
+    arguments = (x[train] + 100, y[train], x[test] + 100, 6, 0.01)
+    scores = ridge_scores(*arguments).numpy()
+    np.testing.assert_allclose(scores[:, :4], expected[:, :4], rtol=1e-8, atol=1e-10)
+    assert np.isneginf(scores[:, 4:]).all()  # classes without a sample
+    np.testing.assert_array_equal(ridge_labels(*arguments).numpy(), expected.argmax(1))
 
 
 def test_linear_probe_keeps_a_bounded_number_of_samples() -> None:
