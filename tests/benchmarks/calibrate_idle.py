@@ -1,9 +1,10 @@
 """How often LayerSeparabilityProbe calls blocks idle, and whether the network needs them.
 
 Every network in which it does is trained again from the same seed without the blocks it named, each
-replaced by the identity. The finding counts as right where the error on held-out data then rises by
-no more than twice the standard error of a difference of two such errors. Run in parts, each of
-which appends one line a run to a file, then render the tables::
+replaced by the identity, or by zeros where its output joins that of all before it, as in a dense
+net. The finding counts as right where the error on held-out data then rises by no more than twice
+the standard error of a difference of two such errors. Run in parts, each of which appends one line
+a run to a file, then render the tables::
 
     python -m tests.benchmarks.calibrate_idle healthy --seeds 0 1 2 --out idle.jsonl
     python -m tests.benchmarks.calibrate_idle planted --seeds 0 1 2 --out idle.jsonl
@@ -17,7 +18,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,17 @@ class Bypass(nn.Module):
 
     def forward(self, features: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return features
+
+
+class Nothing(nn.Module):
+    """Zeros of a shape, for a layer whose output joins that of all before it."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return features[0].new_zeros(len(features[0]), *self.shape)
 
 
 def silence_block(block: nn.Module) -> None:
@@ -88,31 +100,33 @@ def planted_cases() -> list[Planted]:
     ]
 
 
-def without(build: Callable[[], L.LightningModule], names: Collection[str]) -> Any:
-    """Return a builder of the same module with blocks replaced by the identity."""
+def without(build: Callable[[], L.LightningModule], stand_ins: Mapping[str, nn.Module]) -> Any:
+    """Return a builder of the same module with other modules in the place of some blocks."""
 
     def smaller() -> L.LightningModule:
         module = build()
-        for name in names:
+        for name, stand_in in stand_ins.items():
             parent, _, child = name.rpartition(".")
-            setattr(module.get_submodule(parent), child, Bypass())
+            setattr(module.get_submodule(parent), child, stand_in)
         return module
 
     return smaller
 
 
-def _keeps_shape(case: Case, names: Collection[str]) -> bool:
-    """Whether every block returns what has the shape of its input."""
-    module, shapes = case.build(), dict[str, bool]()
+def stand_ins(case: Case, names: Collection[str]) -> dict[str, nn.Module]:
+    """Return what takes the place of blocks that do nothing; of those that have none, nothing."""
+    module, found = case.build(), dict[str, nn.Module]()
     for name in names:
 
         def note(block: nn.Module, args: Any, output: Any, name: str = name) -> None:
-            kept = [isinstance(value, Tensor) for value in (*args[:1], output)]
-            shapes[name] = kept == [True, True] and args[0].shape == output.shape
+            if isinstance(args[0], list):  # of a dense net: what it returns is added to the list
+                found[name] = Nothing(output.shape[1:])
+            elif isinstance(output, Tensor) and args[0].shape == output.shape:
+                found[name] = Bypass()
 
         module.get_submodule(name).register_forward_hook(note)
     module(next(iter(digits_loaders(case.size, 0)[0]))[0])
-    return all(shapes.values())
+    return found
 
 
 def _ignore(finding: Finding) -> None:
@@ -128,8 +142,9 @@ def run(case: Case, seed: int) -> dict[str, Any]:
     again = math.nan
     for finding in probe.findings:
         found = {"idle": finding.layers, "why": finding.message}
-        if _keeps_shape(case, finding.layers):
-            smaller = replace(case, build=without(case.build, finding.layers))
+        others = stand_ins(case, finding.layers)
+        if len(others) == len(finding.layers):
+            smaller = replace(case, build=without(case.build, others))
             again = fit(smaller, seed, [])
     return {
         "name": case.name, "seed": seed, "layers": blocks, "error": error, "again": again, **found
