@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["add_lower_gram", "lower_gram", "mirrored"]
 
-STRIP = 128  # columns that are formed at once; narrower ones save little and multiply slower
+SMALL = 128  # columns whose square is formed whole: halves of it would multiply slower
 
 
 def add_lower_gram(gram: Tensor, x: Tensor) -> None:
@@ -19,9 +19,15 @@ def add_lower_gram(gram: Tensor, x: Tensor) -> None:
         gram: ``(D, D)``, changed in place.
         x: ``(N, D)``.
     """
-    for start in range(0, x.shape[1], STRIP):
-        stop = start + STRIP
-        gram[start:, start:stop].addmm_(x[:, start:].T, x[:, start:stop])
+    width = x.shape[1]
+    if width <= SMALL:
+        gram.addmm_(x.T, x)
+        return
+    half = -(-width // (2 * SMALL)) * SMALL
+    left, right = x[:, :half], x[:, half:]
+    add_lower_gram(gram[:half, :half], left)
+    gram[half:, :half].addmm_(right.T, left)
+    add_lower_gram(gram[half:, half:], right)
 
 
 def lower_gram(x: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from lightning_depth.functional._gram import lower_gram
 
 __all__ = ["Weighting", "is_measurable", "total", "whiten_means"]
 
+Factors = tuple[Tensor, ...]  # of a matrix that is their product
+
 Weighting = Literal["samples", "classes"]
 
 WELL_CONDITIONED = 3e5
@@ -28,8 +30,8 @@ def is_measurable(counts: Tensor, *sums: Tensor) -> bool:
     return enough and all(bool(torch.isfinite(part.sum())) for part in sums)
 
 
-def whiten_means(counts: Tensor, means: Tensor, weighting: Weighting) -> Tensor:
-    """Return W ``(D, R)``, where W Wᵀ is the pseudo-inverse of the between-class scatter.
+def whiten_means(counts: Tensor, means: Tensor, weighting: Weighting) -> Factors:
+    """Return the factors of W ``(D, R)``: W Wᵀ is the pseudo-inverse of the between-class scatter.
 
     R is zero where the means of all classes coincide.
     """
@@ -46,18 +48,17 @@ def whiten_means(counts: Tensor, means: Tensor, weighting: Weighting) -> Tensor:
     norms = torch.linalg.vector_norm(root, dim=0)
     alive = norms > noise
     if not bool(alive.any()):
-        return root.new_zeros(len(alive), 0)
-    if len(root) <= int(alive.sum()):
-        found = _invert_wide(root, counts / shares.sqrt())
-    else:
-        found = _invert_tall(root, norms.masked_fill(~alive, math.inf))
+        return (root.new_zeros(len(alive), 0),)
     # a factor of the smaller square is ten times faster than singular values
-    if found is not None and float(noise * torch.linalg.vector_norm(found)) < 1:
+    if len(root) <= int(alive.sum()):
+        found = _invert_wide(root, counts / shares.sqrt(), noise)
+    else:
+        found = _invert_tall(root, norms.masked_fill(~alive, math.inf), noise)
+    if found is not None:
         return found
     _, values, axes = torch.linalg.svd(root, full_matrices=False)
     rank = int((values[: len(root) - 1] > noise).sum())
-    whitener: Tensor = (axes[:rank] / values[:rank, None]).T
-    return whitener
+    return ((axes[:rank] / values[:rank, None]).T,)
 
 
 def total(energy: Tensor) -> Tensor:
@@ -65,37 +66,45 @@ def total(energy: Tensor) -> Tensor:
     return energy.clamp(min=0).sum() if len(energy) else energy.new_tensor(math.nan)
 
 
-def _invert_wide(root: Tensor, null: Tensor) -> Tensor | None:
+def _invert_wide(root: Tensor, null: Tensor, noise: Tensor) -> Factors | None:
     """The inverse where the means are independent but for one, None where it would lose digits.
 
     Args:
         root: ``(K, D)``.
         null: The rows of the root weighted by this sum to zero ``(K,)``.
+        noise: What is no more than this is rounding.
     """
     gram = lower_gram(root.T)
     mean = gram.diagonal().mean()
     null = null / torch.linalg.vector_norm(null)
     gram += torch.outer(null, null) * mean  # which changes nothing but its rank
     factor, failed = torch.linalg.cholesky_ex(gram)
-    inverse = torch.cholesky_solve(root, factor).T
-    condition = mean * inverse.square().sum() / len(root)
-    return inverse if _is_good(failed, condition) else None
+    if bool(failed):
+        return None
+    inverse = torch.cholesky_inverse(factor)
+    size = inverse.diagonal().sum() - 1 / mean  # squared norm of the product of the two
+    return (root.T, inverse) if _is_good(size, mean * size / len(root), noise) else None
 
 
-def _invert_tall(root: Tensor, scales: Tensor) -> Tensor | None:
+def _invert_tall(root: Tensor, scales: Tensor, noise: Tensor) -> Factors | None:
     """The inverse where the means fill the space, None where it would lose digits.
 
     Args:
         root: ``(K, D)``.
         scales: Norm of each column ``(D,)``, infinite for columns that are zero.
+        noise: What is no more than this is rounding.
     """
     gram = lower_gram(root / scales)
     gram.diagonal().fill_(1)
     factor, failed = torch.linalg.cholesky_ex(gram)
+    if bool(failed):
+        return None
     inverse = torch.linalg.solve_triangular(factor.T, torch.eye(len(gram)).to(gram), upper=True)
     condition = inverse.square().sum() / len(gram)
-    return inverse / scales[:, None] if _is_good(failed, condition) else None
+    found = inverse / scales[:, None]
+    return (found,) if _is_good(found.square().sum(), condition, noise) else None
 
 
-def _is_good(failed: Tensor, condition: Tensor) -> bool:
-    return not bool(failed) and bool(condition < WELL_CONDITIONED)
+def _is_good(size: Tensor, condition: Tensor, noise: Tensor) -> bool:
+    """Whether an inverse of this squared norm keeps its digits and stays above the rounding."""
+    return bool(condition < WELL_CONDITIONED) and bool(noise * size.sqrt() < 1)

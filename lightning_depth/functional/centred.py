@@ -103,7 +103,8 @@ def separation_of_features(centred: CentredFeatures, weighting: Weighting = "sam
     residuals, labels, counts, means, _ = centred
     if not is_measurable(counts, means):
         return means.new_tensor(math.nan)
-    whitened = residuals @ whiten_means(counts, means, weighting)  # (N - K, R)
+    factors = whiten_means(counts, means, weighting)
+    whitened = torch.linalg.multi_dot([residuals, *factors])  # (N - K, R)
     left_out = whitened.new_zeros(len(counts), whitened.shape[1]).index_add_(0, labels, whitened)
     energy = whitened.square_().sum(0) + left_out.square_().sum(0)
     return total(energy) / counts.sum()

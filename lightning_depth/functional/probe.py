@@ -82,7 +82,7 @@ def ridge_scores(
 ) -> Tensor:
     """Return the scores that the same ridge regression, fitted to features at hand, gives others.
 
-    It is solved through the smaller of N and D.
+    It is solved through the smaller of N and D, and of C and M.
 
     Shape:
         - features: ``(N, D)``
@@ -118,12 +118,16 @@ def ridge_scores(
     penalty = (ridge * gram.diagonal().sum() / x.shape[1]).clamp(min=torch.finfo(x.dtype).tiny)
     gram.diagonal().add_(penalty)
     counts = torch.bincount(labels, minlength=num_classes).double()
-    if few:
-        weights = _solve(gram, x @ test.T)  # of the training samples for each test sample (N, M)
-        scores = x.new_zeros(num_classes, len(test)).index_add_(0, labels, weights).T
-    else:
+    if not few:
         sums = x.new_zeros(num_classes, x.shape[1]).index_add_(0, labels, x)
         scores = test @ _solve(gram, sums.T)
+    elif 2 * num_classes <= len(test):
+        targets = x.new_zeros(len(x), num_classes)
+        targets[torch.arange(len(x)), labels] = 1
+        scores = test @ (x.T @ _solve(gram, targets))
+    else:
+        weights = _solve(gram, x @ test.T)  # of the training samples for each test sample (N, M)
+        scores = x.new_zeros(num_classes, len(test)).index_add_(0, labels, weights).T
     return scores + torch.where(counts > 0, counts / len(x), -math.inf)
 
 
@@ -201,7 +205,7 @@ def knn_labels(
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    if bool(failed.any()) or not bool(torch.isfinite(factor).all()):
+    if bool(failed) or not bool(torch.isfinite(factor.diagonal().sum())):
         return torch.full_like(right, math.nan)
     return torch.cholesky_solve(right, factor)
 

@@ -9,6 +9,7 @@ deviations and leaves nine.
 from __future__ import annotations
 
 import math
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -95,7 +96,7 @@ def data_separation(scatter: Scatter, weighting: Weighting = "samples") -> Tenso
     """
     if not is_measurable(scatter.counts, scatter.sums, scatter.moment):
         return scatter.sums.new_tensor(math.nan)
-    whitener = whiten_means(scatter.counts, _means(scatter), weighting)
+    whitener = reduce(torch.matmul, whiten_means(scatter.counts, _means(scatter), weighting))
     energy = (whitener * (_within(scatter) @ whitener)).sum(0)  # (R,)
     return total(energy) / scatter.counts.sum()
 

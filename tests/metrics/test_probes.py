@@ -34,10 +34,14 @@ def test_linear_probe_equals_ridge_of_scikit_learn(num_features: int, offset: fl
     assert metric.num_kept == 125
 
 
-@pytest.mark.parametrize("num_features", [5, 300], ids=["narrow", "wide"])
-def test_ridge_of_features_at_hand_equals_scikit_learn(num_features: int) -> None:
+@pytest.mark.parametrize(
+    ("num_features", "num_test"),
+    [(5, 125), (300, 125), (300, 7)],
+    ids=["narrow", "wide", "wide, few to classify"],
+)
+def test_ridge_of_features_at_hand_equals_scikit_learn(num_features: int, num_test: int) -> None:
     x, y = reference.clusters(250, num_features, 4, spread=3.0)
-    train, test = slice(0, None, 2), slice(1, None, 2)
+    train, test = slice(0, None, 2), slice(1, 2 * num_test, 2)
     penalty = 0.01 * x[train].var(0, unbiased=False).mean().item() * len(x[train])
     fitted = Ridge(alpha=penalty).fit(x[train].numpy(), np.eye(6)[y[train].numpy()])
     expected = fitted.predict(x[test].numpy())

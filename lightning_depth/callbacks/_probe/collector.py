@@ -237,7 +237,7 @@ class Collector:
         if arrival.cells is not None and self.moments is not None:
             self.moments.put(name, found, arrival.cells)
             found = found[arrival.plan.rows.to(found.device)]
-        if len(arrival.plan.slots):
+        if len(arrival.plan.rows):
             self.store.put(name, found, arrival.plan.slots)
 
     def _drop(self, name: str) -> None:
