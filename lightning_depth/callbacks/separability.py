@@ -22,12 +22,14 @@ from lightning_depth.callbacks._probe.features import Pool
 from lightning_depth.callbacks._probe.figures import draw_panels, draw_profile
 from lightning_depth.callbacks._probe.measures import Measure
 from lightning_depth.callbacks._probe.passes import FinishedPass, finish_pass
+from lightning_depth.callbacks._probe.record import ProbeRecord
 from lightning_depth.callbacks._probe.results import (
     Question,
     describe_pass,
     jackknife_pass,
     pair_column,
     picture,
+    scalars_of,
     summarise,
     why_unmeasurable,
 )
@@ -134,13 +136,7 @@ class LayerSeparabilityProbe(DepthCallback):
         self._stance: Any = None
         self._last: FinishedPass | None = None
         self._told = False
-        self._laws: list[dict[str, float]] = []
-        self._pairs: list[dict[str, Any]] = []
-        self._panels: dict[str, Any] = {}
-        self._names: list[str] = []
-        self._evidence: dict[str, Evidence] = {}
-        self._blocks: list[str] = []
-        self._reason: str | None = None
+        self._record = ProbeRecord()
 
     # What users read.
 
@@ -148,13 +144,13 @@ class LayerSeparabilityProbe(DepthCallback):
     def laws(self) -> list[dict[str, float]]:
         """The law of data separation of each pass: epoch, step, decay ratio, R², layers."""
         self._check_ran("laws")
-        return [dict(law) for law in self._laws]
+        return [dict(law) for law in self._record.laws]
 
     @property
     def hardest_pairs(self) -> list[dict[str, Any]]:
         """The pairs of classes least apart at the last layer of the last pass, hardest first."""
         self._check_ran("hardest_pairs")
-        return [dict(pair) for pair in self._pairs]
+        return [dict(pair) for pair in self._record.pairs]
 
     def plot(self) -> tuple[Figure, Axes]:
         """Draw each measure over depth, from the first to the last pass.
@@ -162,7 +158,7 @@ class LayerSeparabilityProbe(DepthCallback):
         Returns:
             The figure and its axes, one a measure.
         """
-        figure, axes = draw_profile(self._measured(), self._laws[-1], self._columns())
+        figure, axes = draw_profile(self._measured(), self._record.law, self._columns())
         return figure, axes  # type: ignore[return-value] # as torchmetrics does: several
 
     def plot_classes(self) -> Figure:
@@ -225,18 +221,20 @@ class LayerSeparabilityProbe(DepthCallback):
     # What the base asks for.
 
     def _conclude(self, trainer: pl.Trainer) -> list[Finding]:
-        if not self._evidence and self._last is not None:
+        record = self._record
+        if not record.evidence and self._last is not None:
             self._weigh(self._last)
-        found = find_idle(self._evidence, self._names, self._blocks)
+        found = find_idle(record.evidence, record.names, record.blocks)
         return list(trainer.strategy.broadcast(found))
 
     def _summary(self) -> str:
-        if self._reason:
-            return f"LayerSeparabilityProbe measured nothing: {self._reason}."
-        if not self._laws:
+        record = self._record
+        if record.reason:
+            return f"LayerSeparabilityProbe measured nothing: {record.reason}."
+        if not record.laws:
             return "LayerSeparabilityProbe measured nothing: no validation pass was due."
-        table, count = self._history.table(), len(self._names)
-        return describe_pass({name: column[-count:] for name, column in table.items()}, self._law())
+        table, count = self._history.table(), len(record.names)
+        return describe_pass({name: column[-count:] for name, column in table.items()}, record.law)
 
     def _detach(self) -> None:
         if self._collector is not None:
@@ -252,29 +250,13 @@ class LayerSeparabilityProbe(DepthCallback):
 
     def _reset(self) -> None:
         super()._reset()
-        self._laws, self._pairs, self._names, self._blocks = [], [], [], []
-        self._panels, self._evidence = {}, {}
-        self._reason, self._last, self._told = None, None, False
+        self._record, self._last, self._told = ProbeRecord(), None, False
 
     def _extra_state(self) -> dict[str, Any]:
-        return {
-            "laws": [dict(law) for law in self._laws],
-            "pairs": [dict(pair) for pair in self._pairs],
-            "panels": self._panels,
-            "names": list(self._names),
-            "evidence": {name: [item.logs, item.probe] for name, item in self._evidence.items()},
-            "blocks": list(self._blocks),
-            "reason": self._reason,
-        }
+        return self._record.state_dict()
 
     def _load_extra_state(self, state: Mapping[str, Any]) -> None:
-        self._laws = [dict(law) for law in state["laws"]]
-        self._pairs = [dict(pair) for pair in state["pairs"]]
-        self._panels = dict(state["panels"])
-        self._names = list(state["names"])
-        self._evidence = {name: Evidence(*item) for name, item in state["evidence"].items()}
-        self._blocks = list(state["blocks"])
-        self._reason = state["reason"]
+        self._record = ProbeRecord.from_state(state)
 
     # Inside.
 
@@ -292,7 +274,7 @@ class LayerSeparabilityProbe(DepthCallback):
             self.max_samples, self.max_features, self.pool, self.labels, self.nuisance, self.seed
         )
         layers = self._select(pl_module)
-        self._blocks = [layer.name for layer in layers if layer.role == "block"]
+        self._record.blocks = [layer.name for layer in layers if layer.role == "block"]
         unique = count_unique(trainer, self.dataloader_idx)
         self._last = None  # its features would lie beside those of this pass
         self._collector = Collector(layers, pl_module, options, trainer.global_rank, unique)
@@ -311,9 +293,9 @@ class LayerSeparabilityProbe(DepthCallback):
         if reason := result.get("reason"):
             self._give_up(reason)
             return
-        self._reason = None
         self._keep_result(trainer, result)
-        self._log(pl_module, self._scalars(result), epoch_end=True)
+        scalars = scalars_of(result, self.measures, each_layer=self.log_layers)
+        self._log(pl_module, scalars, epoch_end=True)
         self._log_figure(trainer, "profile", self._draw_all)
 
     def _evaluate(self, trainer: pl.Trainer, finished: FinishedPass) -> dict[str, Any]:
@@ -328,49 +310,30 @@ class LayerSeparabilityProbe(DepthCallback):
         when = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         repeated = count_repeated(trainer, self.dataloader_idx)
         self._history.append(**when, **result["rows"], repeated=repeated)
-        self._laws.append({**when, **result["law"]})
-        self._pairs = result["pairs"]
-        self._names = result["rows"]["layer"]
-        self._panels, self._evidence = {}, {}
+        self._record.keep(when, result)
         if is_last_pass(trainer) and self._last is not None:
             self._weigh(self._last)
 
     def _weigh(self, finished: FinishedPass) -> None:
         """Keep of the last pass what the verdict and the picture need; only rank zero has it."""
-        table = self._history.table()
+        record, table = self._record, self._history.table()
         probes = dict(zip(table["layer"], table.get("linear_probe", ()), strict=False))
-        logs = jackknife_pass(finished, self._names)
-        self._evidence = {
-            name: Evidence(logs[name], probes.get(name, math.nan)) for name in self._names
+        logs = jackknife_pass(finished, record.names)
+        record.evidence = {
+            name: Evidence(logs[name], probes.get(name, math.nan)) for name in record.names
         }
-        self._panels = picture(finished, self._names, self.class_pairs)
+        record.panels = picture(finished, record.names, self.class_pairs)
 
     def _picture(self) -> dict[str, Any]:
-        if not self._panels and self._last is not None:
-            self._panels = picture(self._last, self._names, self.class_pairs)
-        return self._panels
+        if not self._record.panels and self._last is not None:
+            self._record.panels = picture(self._last, self._record.names, self.class_pairs)
+        return self._record.panels
 
     def _give_up(self, reason: str) -> None:
-        self._reason = reason
+        self._record.reason = reason
         if not self._told:
             self._told = True
             rank_zero_warn(f"LayerSeparabilityProbe measures nothing: {reason}.")
-
-    def _scalars(self, result: Mapping[str, Any]) -> dict[str, float]:
-        rows, law = result["rows"], result["law"]
-        scalars: dict[str, float] = {name: rows[name][-1] for name in self.measures}
-        if law:
-            scalars |= {"decay_ratio": law["decay_ratio"], "r_squared": law["r_squared"]}
-        if self.log_layers:
-            scalars |= {
-                f"{name}/{layer}": value
-                for name in self.measures
-                for layer, value in zip(rows["layer"], rows[name], strict=True)
-            }
-        return scalars
-
-    def _law(self) -> dict[str, float]:
-        return self._laws[-1] if self._laws else {}
 
     def _columns(self) -> list[str]:
         return [*self.measures, *(pair_column(pair) for pair in self.class_pairs)]
@@ -383,4 +346,4 @@ class LayerSeparabilityProbe(DepthCallback):
 
     def _draw_all(self) -> Figure:
         table = self._measured()
-        return draw_profile(table, self._laws[-1], self._columns(), self._picture() or None)[0]
+        return draw_profile(table, self._record.law, self._columns(), self._picture() or None)[0]

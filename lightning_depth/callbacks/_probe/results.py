@@ -37,6 +37,7 @@ __all__ = [
     "jackknife_pass",
     "pair_column",
     "picture",
+    "scalars_of",
     "summarise",
     "why_unmeasurable",
 ]
@@ -106,6 +107,23 @@ def summarise(finished: FinishedPass, names: Sequence[str], question: Question) 
             for place, (first, second) in enumerate(hardest)
         ],
     }
+
+
+def scalars_of(
+    result: Mapping[str, Any], measures: Sequence[Measure], *, each_layer: bool
+) -> dict[str, float]:
+    """Return what is logged of a pass: measures of the last layer, the law, and each layer's."""
+    rows, law = result["rows"], result["law"]
+    scalars: dict[str, float] = {name: rows[name][-1] for name in measures}
+    if law:
+        scalars |= {"decay_ratio": law["decay_ratio"], "r_squared": law["r_squared"]}
+    if each_layer:
+        scalars |= {
+            f"{name}/{layer}": value
+            for name in measures
+            for layer, value in zip(rows["layer"], rows[name], strict=True)
+        }
+    return scalars
 
 
 def describe_pass(rows: Mapping[str, Sequence[Any]], law: Mapping[str, float]) -> str:

@@ -1,0 +1,64 @@
+"""What is kept of the passes beside the history: all that the verdict and the figures need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_depth.callbacks._probe.verdicts import Evidence
+
+__all__ = ["ProbeRecord"]
+
+
+@dataclass
+class ProbeRecord:
+    """What the probe remembers.
+
+    Args:
+        laws: The law of data separation of each pass, with its epoch and step.
+        pairs: The hardest pairs of classes of the last pass.
+        names: Layers of the last pass, in order of execution.
+        blocks: Those of the layers that may be called idle.
+        evidence: What the last pass says about each layer.
+        panels: Classes of the last pass in the plane, for some layers.
+        reason: Why the last pass could not be measured, None where it could.
+    """
+
+    laws: list[dict[str, float]] = field(default_factory=list)
+    pairs: list[dict[str, Any]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    blocks: list[str] = field(default_factory=list)
+    evidence: dict[str, Evidence] = field(default_factory=dict)
+    panels: dict[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+
+    @property
+    def law(self) -> dict[str, float]:
+        """The law of the last pass, empty where there was none."""
+        return self.laws[-1] if self.laws else {}
+
+    def keep(self, when: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """Take over what ``summarise`` says of a pass; the verdict on it is still to come."""
+        self.laws.append({**when, **result["law"]})
+        self.pairs = result["pairs"]
+        self.names = result["rows"]["layer"]
+        self.evidence, self.panels, self.reason = {}, {}, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as plain containers."""
+        return {
+            "laws": [dict(law) for law in self.laws],
+            "pairs": [dict(pair) for pair in self.pairs],
+            "names": list(self.names),
+            "blocks": list(self.blocks),
+            "evidence": {name: [item.logs, item.probe] for name, item in self.evidence.items()},
+            "panels": self.panels,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> ProbeRecord:
+        """Return what ``state_dict`` wrote."""
+        evidence = {name: Evidence(*item) for name, item in state["evidence"].items()}
+        return cls(**{**state, "evidence": evidence})
