@@ -67,8 +67,10 @@ def data(num_classes: int, images: int) -> DataLoader[Any]:
     return DataLoader(TensorDataset(x, y), BATCH)
 
 
-def validate(module: Net, loader: DataLoader[Any], options: dict[str, Any] | None) -> None:
-    """Run one validation pass, with the probe unless options are None."""
+def validate(
+    module: Net, loader: DataLoader[Any], options: dict[str, Any] | None, passes: int = 1
+) -> None:
+    """Run validation passes of one Trainer, with the probe unless options are None."""
     callbacks = [] if options is None else [LayerSeparabilityProbe(**options)]
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -78,7 +80,8 @@ def validate(module: Net, loader: DataLoader[Any], options: dict[str, Any] | Non
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.validate(module, loader, verbose=False)
+    for _ in range(passes):
+        trainer.validate(module, loader, verbose=False)
     if callbacks and not callbacks[0].history:
         raise RuntimeError("the probe measured nothing")
 
@@ -124,17 +127,17 @@ def with_sgd_probe(module: Net, loader: DataLoader[Any], num_classes: int) -> No
                 optimizer.step()
 
 
-def variants(case: str, images: int = IMAGES) -> dict[str, Callable[[], None]]:
+def variants(case: str, images: int = IMAGES, passes: int = 1) -> dict[str, Callable[[], None]]:
     """Return the bare pass, once more, and what is held against it."""
     name, num_classes, options = CASES[case]
     module, loader = Net(name, num_classes).eval(), data(num_classes, images)
-    bare = partial(validate, module, loader, None)
+    bare = partial(validate, module, loader, None, passes)
     found: dict[str, Callable[[], None]] = {BASE: bare, AGAIN: bare}
     if case != "peers":
-        found["probe, default sample"] = partial(validate, module, loader, options)
+        found["probe, default sample"] = partial(validate, module, loader, options, passes)
     if case == "time":
         streaming = {**options, "max_samples": None}
-        found["probe, max_samples=None"] = partial(validate, module, loader, streaming)
+        found["probe, max_samples=None"] = partial(validate, module, loader, streaming, passes)
     if case == "peers":
         found["linear probe by SGD, 5 epochs"] = partial(
             with_sgd_probe, module, loader, num_classes
@@ -182,9 +185,7 @@ def _has_delve() -> bool:
 
 def peak(case: str, which: str) -> None:
     """Print the peak resident memory of this process after two passes, in MB."""
-    run = variants(case)[which]
-    run()
-    run()
+    variants(case, passes=2)[which]()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
