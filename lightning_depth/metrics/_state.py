@@ -8,6 +8,7 @@ states (``forward``, ``merge_state``, synchronisation) therefore meet here in on
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import reduce
@@ -68,7 +69,7 @@ class LabelledFeaturesMetric(Metric, ABC):
         """The state of one stream after the other, both of one width."""
 
     def update(self, features: Tensor, target: Tensor) -> None:
-        """Add a batch.
+        """Add a batch; one without samples changes nothing.
 
         Args:
             features: ``(N, D)``, or ``(N, ...)``, which is flattened; any floating type.
@@ -76,17 +77,35 @@ class LabelledFeaturesMetric(Metric, ABC):
                 ``(N, C)``. Samples with a negative label are left out.
 
         Raises:
-            ConfigurationError: Features and labels differ in number, or the width is not the one
-                that was given or learnt.
+            ConfigurationError: Features and labels differ in number, or the width is zero or not
+                the one that was given or learnt.
         """
         if len(features) != len(target):
             raise ConfigurationError(
                 f"`features` and `target` must hold as many samples, "
                 f"but got {len(features)} and {len(target)}."
             )
-        features = features.detach().reshape(len(features), -1)
+        if not len(features):
+            return
+        features = features.detach().reshape(len(features), math.prod(features.shape[1:]))
         self._check_width(features.shape[1])
         self._assign(self._join(self._state(), self._observe(features, target.detach())))
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Draw one value, or several in the order of their steps.
+
+        Args:
+            val: What ``compute`` or ``forward`` returned, or a list of it; ``compute()`` by
+                default.
+            ax: Axes of matplotlib to draw in; new ones by default.
+
+        Returns:
+            The figure and the axes.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+        """
+        return self._plot(val, ax)
 
     def reset(self) -> None:
         """Forget all samples, and the width where it was learnt."""
@@ -112,6 +131,8 @@ class LabelledFeaturesMetric(Metric, ABC):
         return self._merge(first, second)
 
     def _check_width(self, width: int) -> None:
+        if not width:
+            raise ConfigurationError("`features` must have at least 1 feature a sample, but got 0.")
         known = self._width(self._state())
         if known and width != known:
             raise ConfigurationError(

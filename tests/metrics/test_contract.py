@@ -167,6 +167,48 @@ def test_number_of_classes_must_be_a_count(metric_class: type[Metric], num_class
         metric_class(num_classes=num_classes)
 
 
+@pytest.mark.parametrize("labels", [Y[:0], torch.zeros(0, 4), Y[:0].float()])
+@pytest.mark.parametrize("place", [0, 2, 5])
+def test_an_empty_batch_changes_nothing(
+    metric_class: type[Metric], place: int, labels: torch.Tensor
+) -> None:
+    batches = [*BATCHES[:place], (X[:0], labels), *BATCHES[place:]]
+    assert filled(metric_class, batches).compute() == filled(metric_class).compute()
+
+
+@pytest.mark.parametrize("num_features", [None, 6])
+def test_a_stream_of_empty_batches_is_not_a_number(
+    metric_class: type[Metric], num_features: int | None
+) -> None:
+    metric = filled(metric_class, [(X[:0], Y[:0])] * 2, num_features=num_features)
+    with pytest.warns(UserWarning, match=f"^{metric_class.__name__} is NaN: it needs"):
+        assert math.isnan(metric.compute())
+
+
+def test_one_feature_may_come_without_its_axis(metric_class: type[Metric]) -> None:
+    flat = filled(metric_class, [(x[:, 0], y) for x, y in BATCHES]).compute()
+    assert flat == filled(metric_class, [(x[:, :1], y) for x, y in BATCHES]).compute()
+
+
+def test_samples_without_features_are_refused(metric_class: type[Metric]) -> None:
+    sentence = "^`features` must have at least 1 feature a sample, but got 0.$"
+    with pytest.raises(ValueError, match=sentence):
+        metric_class(num_classes=4).update(X[:, :0], Y)
+
+
+def test_one_value_and_several_are_drawn(metric_class: type[Metric]) -> None:
+    plt = pytest.importorskip("matplotlib.pyplot")
+    metric = filled(metric_class)
+    value = metric.compute().item()
+    _, one = metric.plot()
+    assert one.get_lines()[0].get_ydata()[0] == pytest.approx(value)
+    _, axes = plt.subplots()
+    _, same = metric.plot([torch.tensor(1.0), metric.compute()], axes)
+    assert same is axes
+    assert axes.get_lines()[0].get_ydata() == pytest.approx([1.0, value])
+    plt.close("all")
+
+
 def test_a_collection_sums_the_scatter_once() -> None:
     collection = MetricCollection(
         [DataSeparation(num_classes=4), NeuralCollapse(num_classes=4), FisherRatio(num_classes=4)]
