@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
-import tempfile
+import uuid
+import zlib
 from pathlib import Path
 
 from lightning_depth.errors import ConfigurationError
@@ -13,6 +15,7 @@ __all__ = ["cache_folder", "data_folder", "unpack_gzip"]
 
 DATA_VARIABLE = "LIGHTNING_DEPTH_DATA"
 CACHE_VARIABLE = "LIGHTNING_DEPTH_CACHE"
+_BLOCK = 2**20  # bytes of a file that are in memory at once
 
 
 def data_folder(dataset: str, root: str | os.PathLike[str] | None) -> Path:
@@ -57,27 +60,34 @@ def cache_folder(cache: str | os.PathLike[str] | None) -> Path:
     return Path(home).expanduser() / "lightning-depth"
 
 
-def unpack_gzip(archive: Path, target: Path, num_bytes: int) -> None:
-    """Unpack a file of known size, completely or not at all.
+def unpack_gzip(archive: Path, cache: Path, num_bytes: int) -> Path:
+    """Unpack a file of known size into a cache, completely or not at all.
 
     Never more than the known size is read, so an archive that grows without end does no harm, and
-    a second process that unpacks the same file at the same time neither.
+    a second process that unpacks the same file at the same time neither. The file lies under the
+    digest of its archive, so archives of one name never answer for each other; what lies there is
+    taken only where its checksum is the one that the archive ends with.
 
     Args:
         archive: The compressed file.
-        target: The file to write; left alone where it has the right size already.
+        cache: Folder of the unpacked files.
         num_bytes: Size of the unpacked file.
+
+    Returns:
+        The unpacked file.
 
     Raises:
         ConfigurationError: The archive is damaged or holds something else, or the cache cannot be
             written.
     """
-    if target.is_file() and target.stat().st_size == num_bytes:
-        return
     try:
+        digest, checksum = _fingerprint(archive)
+        target = cache / digest / archive.stem
+        if _is_whole(target, checksum, num_bytes):
+            return target
         with gzip.open(archive) as file:
             content = file.read(num_bytes + 1)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ConfigurationError(
             f"The archive {str(archive)!r} is truncated or damaged: {error}."
         ) from error
@@ -90,13 +100,41 @@ def unpack_gzip(archive: Path, target: Path, num_bytes: int) -> None:
         _write(target, content)
     except OSError as error:
         raise ConfigurationError(
-            f"The cache folder {str(target.parent)!r} cannot be written: {error}. "
+            f"The cache folder {str(cache)!r} cannot be written: {error}. "
             f"Choose another with `cache` or the environment variable {CACHE_VARIABLE}."
         ) from error
+    return target
+
+
+def _fingerprint(archive: Path) -> tuple[str, int]:
+    """Return a digest of the archive's bytes, and the checksum of its content that it ends with."""
+    digest, end = hashlib.sha256(), b""
+    with archive.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            end = (end + block)[-8:]  # checksum and size, four bytes each
+    return digest.hexdigest()[:16], int.from_bytes(end[:4], "little")
+
+
+def _is_whole(target: Path, checksum: int, num_bytes: int) -> bool:
+    try:
+        if target.stat().st_size != num_bytes:
+            return False
+        found = 0
+        with target.open("rb") as file:
+            while block := file.read(_BLOCK):
+                found = zlib.crc32(block, found)
+    except OSError:  # not there, or of somebody who lets nobody read it
+        return False
+    return found == checksum
 
 
 def _write(target: Path, content: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-        file.write(content)
-    Path(file.name).replace(target)
+    # opened as any file, so that the umask and not `tempfile` says who may read it
+    half = target.with_name(f"{target.name}.{uuid.uuid4().hex}")
+    try:
+        half.write_bytes(content)
+        half.replace(target)
+    finally:
+        half.unlink(missing_ok=True)

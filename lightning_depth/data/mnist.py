@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import struct
 from pathlib import Path
 
 import torch
@@ -15,14 +17,14 @@ from lightning_depth.errors import ConfigurationError, check_count, check_real
 
 __all__ = ["MNIST"]
 
-_NUM_TRAIN, _NUM_TEST, _PIXELS = 60_000, 10_000, 28 * 28
-_IMAGE_HEADER, _LABEL_HEADER = 16, 8
-_FILES = {
-    "train-images-idx3-ubyte": _IMAGE_HEADER + _NUM_TRAIN * _PIXELS,
-    "train-labels-idx1-ubyte": _LABEL_HEADER + _NUM_TRAIN,
-    "t10k-images-idx3-ubyte": _IMAGE_HEADER + _NUM_TEST * _PIXELS,
-    "t10k-labels-idx1-ubyte": _LABEL_HEADER + _NUM_TEST,
+_NUM_TRAIN, _NUM_TEST = 60_000, 10_000
+_SHAPES = {
+    "train-images-idx3-ubyte": (_NUM_TRAIN, 28, 28),
+    "train-labels-idx1-ubyte": (_NUM_TRAIN,),
+    "t10k-images-idx3-ubyte": (_NUM_TEST, 28, 28),
+    "t10k-labels-idx1-ubyte": (_NUM_TEST,),
 }
+_BYTES = 0x800  # first number of an IDX file of bytes, less its number of axes
 
 
 class MNIST(InMemoryDataModule):
@@ -73,12 +75,12 @@ class MNIST(InMemoryDataModule):
 
     def prepare_data(self) -> None:
         """Unpack the files once per machine, where they are compressed."""
-        self._unpacked()
+        for name in _SHAPES:
+            self._unpacked(name)
 
     def load(self) -> Splits:
         """Read the images, split them and measure their grey levels."""
-        folder = self._unpacked()
-        images, labels = _read(folder, train=True)
+        images, labels = self._read("train")
         train, val = _extras.sklearn("model_selection").train_test_split(
             torch.arange(_NUM_TRAIN).numpy(),
             test_size=self.val_fraction,
@@ -90,39 +92,57 @@ class MNIST(InMemoryDataModule):
         mean = float(counts @ levels / counts.sum())
         std = float((counts @ (levels - mean).square() / counts.sum()).sqrt())
         parts = [(images[train], labels[train]), (images[val], labels[val])]
-        parts.append(_read(folder, train=False))
+        parts.append(self._read("t10k"))
         return Splits(*(ImageSamples(*part, mean, std) for part in parts))
 
-    def _unpacked(self) -> Path:
-        """Return the folder that holds the four files unpacked."""
-        root = data_folder("MNIST", self.root)
-        raw = root / "MNIST" / "raw"
-        if all((raw / name).is_file() for name in _FILES):
-            return root
-        cache = cache_folder(self.cache)
-        for name, num_bytes in _FILES.items():
-            archive = raw / f"{name}.gz"
-            if not archive.is_file():
-                raise ConfigurationError(
-                    f"MNIST must have the file {str(raw / name)!r}, with or without '.gz', "
-                    f"but there is none: `root` must be the folder that holds 'MNIST/raw'."
-                )
-            unpack_gzip(archive, cache / "MNIST" / "raw" / name, num_bytes)
-        return cache
+    def _read(self, part: str) -> tuple[Tensor, Tensor]:
+        reader = _extras.torchvision("datasets.mnist")
+        images = reader.read_image_file(str(self._unpacked(f"{part}-images-idx3-ubyte")))
+        name = f"{part}-labels-idx1-ubyte"
+        labels = reader.read_label_file(str(self._unpacked(name)))
+        _check_digits(labels, self._source(name))
+        return images.unsqueeze(1), labels
+
+    def _source(self, name: str) -> Path:
+        """Return the file that the user gave, unpacked or compressed."""
+        path = data_folder("MNIST", self.root) / "MNIST" / "raw" / name
+        archive = path.with_name(f"{name}.gz")
+        if not path.is_file() and not archive.is_file():
+            raise ConfigurationError(
+                f"MNIST must have the file {str(path)!r}, with or without '.gz', "
+                f"but there is none: `root` must be the folder that holds 'MNIST/raw'."
+            )
+        return path if path.is_file() else archive
+
+    def _unpacked(self, name: str) -> Path:
+        """Return the file unpacked, known to be of the expected kind and size."""
+        shape = _SHAPES[name]
+        header = struct.pack(f">{1 + len(shape)}I", _BYTES + len(shape), *shape)
+        num_bytes = len(header) + math.prod(shape)
+        path = source = self._source(name)
+        if source.suffix == ".gz":
+            path = unpack_gzip(source, cache_folder(self.cache) / "MNIST", num_bytes)
+        with path.open("rb") as file:
+            found = file.read(len(header))
+        size = path.stat().st_size
+        if (found, size) != (header, num_bytes):
+            raise ConfigurationError(
+                f"The file {str(source)!r} must hold {' x '.join(f'{n:,}' for n in shape)} bytes "
+                f"in IDX format, {num_bytes:,} in all that begin with {header.hex()}, "
+                f"but has {size:,} that begin with {found.hex()}."
+            )
+        return path
 
 
-def _read(folder: Path, *, train: bool) -> tuple[Tensor, Tensor]:
-    try:
-        dataset = _extras.torchvision("datasets").MNIST(folder, train=train)
-    except (AssertionError, OSError, RuntimeError, ValueError) as error:
+def _check_digits(labels: Tensor, source: Path) -> None:
+    """Refuse labels that no split could share out over its parts."""
+    counts = labels.bincount(minlength=10)
+    rare = (counts[:10] < 2).nonzero().flatten().tolist()
+    other = (counts[10:].nonzero().flatten() + 10).tolist()
+    if rare or other:
+        found = [f"too few of {', '.join(map(str, rare))}"] if rare else []
+        found += [f"also {', '.join(map(str, other[:10]))}"] if other else []
         raise ConfigurationError(
-            f"The files in {str(folder / 'MNIST' / 'raw')!r} cannot be read as MNIST: {error}."
-        ) from error
-    expected = _NUM_TRAIN if train else _NUM_TEST
-    if len(dataset.data) != expected or len(dataset.targets) != expected:
-        raise ConfigurationError(
-            f"MNIST must have {expected:,} {'training' if train else 'test'} images with labels, "
-            f"but {str(folder / 'MNIST' / 'raw')!r} has {len(dataset.data):,} images "
-            f"and {len(dataset.targets):,} labels."
+            f"The labels in {str(source)!r} must be the digits 0 to 9, each of them at least "
+            f"twice, but there are {' and '.join(found)}."
         )
-    return dataset.data.unsqueeze(1), dataset.targets

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
+import stat
 import struct
 from pathlib import Path
 from typing import Any
@@ -71,13 +73,6 @@ def test_one_sample_equals_its_row_of_a_batch(mnist: MNIST) -> None:
     assert label == labels[3]
 
 
-def test_cache_holds_what_was_unpacked_and_serves_as_root(mnist: MNIST) -> None:
-    assert mnist.cache is not None
-    again = MNIST(mnist.cache)
-    again.setup()
-    assert torch.equal(again.splits.val.tensors[0], mnist.splits.val.tensors[0])
-
-
 def write_gzip(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(content, 1))
@@ -138,17 +133,65 @@ def test_archive_that_grows_without_end_is_not_unpacked(tmp_path: Path) -> None:
     path = write_gzip(tmp_path / "huge.gz", bytes(10_000_000))
     sentence = f"The archive '{path}' must hold 100 bytes, but holds more than 100."
     with pytest.raises(ConfigurationError, match=f"^{re.escape(sentence)}$"):
-        unpack_gzip(path, tmp_path / "huge", 100)
-    assert not (tmp_path / "huge").exists()
+        unpack_gzip(path, tmp_path / "cache", 100)
+    assert not (tmp_path / "cache").exists()
 
 
-def test_file_that_is_half_written_is_unpacked_again(tmp_path: Path) -> None:
-    archive, target = write_gzip(tmp_path / "a.gz", b"content"), tmp_path / "cache" / "a"
-    target.parent.mkdir()
-    target.write_bytes(b"cont")
-    unpack_gzip(archive, target, 7)
+def test_damaged_archive_is_named(tmp_path: Path) -> None:
+    archive = write_gzip(tmp_path / "a.gz", np.random.default_rng(0).bytes(5000))
+    content = bytearray(archive.read_bytes())
+    for place in range(10, len(content) - 8, 7):
+        content[place : place + 40] = b"\xff" * 40  # an error of zlib, of the checksum or the end
+        archive.write_bytes(content)
+        start = f"The archive '{archive}' is truncated or damaged: "
+        with pytest.raises(ConfigurationError, match=f"^{re.escape(start)}.+"):
+            unpack_gzip(archive, tmp_path / "cache", 5000)
+
+
+@pytest.mark.parametrize("left", [b"cont", b"CONTENT", b""], ids=["half", "wrong", "empty"])
+def test_file_of_the_cache_that_is_not_whole_is_unpacked_again(tmp_path: Path, left: bytes) -> None:
+    archive = write_gzip(tmp_path / "a.gz", b"content")
+    target = unpack_gzip(archive, tmp_path / "cache", 7)
+    target.write_bytes(left)
+    assert unpack_gzip(archive, tmp_path / "cache", 7) == target
     assert target.read_bytes() == b"content"
     assert [path.name for path in target.parent.iterdir()] == ["a"]
+
+
+def test_file_of_the_cache_is_unpacked_once(tmp_path: Path) -> None:
+    archive = write_gzip(tmp_path / "a.gz", b"content")
+    first = unpack_gzip(archive, tmp_path / "cache", 7).stat()
+    second = unpack_gzip(archive, tmp_path / "cache", 7).stat()
+    assert (first.st_ino, first.st_mtime_ns) == (second.st_ino, second.st_mtime_ns)
+
+
+def test_archives_of_one_name_lie_side_by_side_in_the_cache(tmp_path: Path) -> None:
+    contents = (b"content", b"another")
+    archives = [write_gzip(tmp_path / name.decode() / "a.gz", name) for name in contents]
+    targets = [unpack_gzip(archive, tmp_path / "cache", 7) for archive in archives]
+    assert [target.read_bytes() for target in targets] == [b"content", b"another"]
+
+
+def test_cache_can_be_shared_with_those_whom_the_umask_lets_in(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        target = unpack_gzip(write_gzip(tmp_path / "a.gz", b"content"), tmp_path / "cache", 7)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert stat.S_IMODE(target.parent.stat().st_mode) == 0o750
+
+
+def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = write_gzip(tmp_path / "a.gz", b"content")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(ConfigurationError, match="No space left on device"):
+        unpack_gzip(archive, tmp_path / "cache", 7)
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
 def test_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -157,33 +200,98 @@ def test_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     start = f"The cache folder '{tmp_path}/cache' cannot be written: "
     end = "Choose another with `cache` or the environment variable LIGHTNING_DEPTH_CACHE."
     with pytest.raises(ConfigurationError, match=f"^{re.escape(start)}.*{re.escape(end)}$"):
-        unpack_gzip(archive, tmp_path / "cache" / "a", 7)
+        unpack_gzip(archive, tmp_path / "cache", 7)
 
 
-def write_unpacked(root: Path, num_images: int, magic: int = 2051) -> None:
-    raw = root / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for part in ("train", "t10k"):
-        images = struct.pack(">4i", magic, num_images, 28, 28) + bytes(num_images * 784)
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(images)
-        labels = struct.pack(">2i", 2049, num_images) + bytes(num_images)
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+def idx(*shape: int, fill: int = 0) -> bytes:
+    """An IDX file of bytes, by the format's own description (0x08 is a byte, then the rank)."""
+    values = np.full(shape, fill, np.uint8) if len(shape) > 1 else np.arange(shape[0]) % 10
+    header = struct.pack(f">2x2B{len(shape)}I", 8, len(shape), *shape)
+    return header + values.astype(np.uint8).tobytes()
 
 
-def test_files_with_too_few_images_are_refused(tmp_path: Path) -> None:
-    write_unpacked(tmp_path, num_images=20)
+def write_archives(root: Path, fill: int) -> Path:
+    """All four files at their full size, every pixel of one grey level."""
+    for part, count in (("train", 60_000), ("t10k", 10_000)):
+        raw = root / "MNIST" / "raw"
+        write_gzip(raw / f"{part}-images-idx3-ubyte.gz", idx(count, 28, 28, fill=fill))
+        write_gzip(raw / f"{part}-labels-idx1-ubyte.gz", idx(count))
+    return root
+
+
+def grey_level(data: MNIST) -> int:
+    data.setup()
+    assert data.splits.test is not None
+    return int(data.splits.test.tensors[0].unique())
+
+
+def test_two_roots_share_one_cache(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    dark, light = (write_archives(tmp_path / name, fill) for name, fill in (("a", 3), ("b", 200)))
+    levels = [grey_level(MNIST(root, cache=cache)) for root in (dark, light, dark)]
+    assert levels == [3, 200, 3]
+
+
+def test_wrong_archive_of_the_right_size_is_named_and_leaves_the_cache_good(tmp_path: Path) -> None:
+    root, cache = write_archives(tmp_path / "root", 3), tmp_path / "cache"
+    archive = root / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
+    right = archive.read_bytes()
+    write_gzip(archive, bytes(16 + 10_000 * 784))
     refuses(
-        "MNIST must have 60,000 training images with labels, "
-        f"but '{tmp_path}/MNIST/raw' has 20 images and 20 labels.",
-        MNIST(tmp_path),
+        f"The file '{archive}' must hold 10,000 x 28 x 28 bytes in IDX format, 7,840,016 in all "
+        "that begin with 00000803000027100000001c0000001c, but has 7,840,016 that begin with "
+        "00000000000000000000000000000000.",
+        MNIST(root, cache=cache),
+    )
+    archive.write_bytes(right)
+    assert grey_level(MNIST(root, cache=cache)) == 3
+
+
+def test_files_may_be_unpacked_one_by_one(tmp_path: Path) -> None:
+    root = write_archives(tmp_path / "root", 3)
+    archive = root / "MNIST" / "raw" / "train-labels-idx1-ubyte.gz"
+    archive.with_suffix("").write_bytes(gzip.decompress(archive.read_bytes()))
+    archive.unlink()
+    assert grey_level(MNIST(root, cache=tmp_path / "cache")) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (idx(20, 28, 28), "15,696 that begin with 00000803000000140000001c0000001c"),
+        (idx(60_000, 28, 28)[:5000], "5,000 that begin with 000008030000ea600000001c0000001c"),
+        (idx(60_000, 14, 56), "47,040,016 that begin with 000008030000ea600000000e00000038"),
+        (b"", "0 that begin with "),
+    ],
+    ids=["too few", "truncated", "other shape", "empty"],
+)
+def test_file_of_another_kind_is_named(tmp_path: Path, content: bytes, found: str) -> None:
+    path = write_archives(tmp_path, 3) / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    path.write_bytes(content)
+    refuses(
+        f"The file '{path}' must hold 60,000 x 28 x 28 bytes in IDX format, 47,040,016 in all "
+        f"that begin with 000008030000ea600000001c0000001c, but has {found}.",
+        MNIST(tmp_path, cache=tmp_path / "cache"),
     )
 
 
-def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
-    write_unpacked(tmp_path, num_images=20, magic=7)
-    start = f"The files in '{tmp_path}/MNIST/raw' cannot be read as MNIST: "
-    with pytest.raises(ConfigurationError, match=f"^{re.escape(start)}"):
-        MNIST(tmp_path).setup()
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        (np.full(10_000, 77), "too few of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and also 77"),
+        (np.arange(10_000) % 9, "too few of 9"),
+        (np.arange(10_000) % 256, "also 10, 11, 12, 13, 14, 15, 16, 17, 18, 19"),
+    ],
+    ids=["all wrong", "one missing", "bytes"],
+)
+def test_labels_must_be_the_ten_digits(tmp_path: Path, labels: np.ndarray, found: str) -> None:
+    path = write_archives(tmp_path, 3) / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    path.write_bytes(idx(10_000)[:8] + labels.astype(np.uint8).tobytes())
+    refuses(
+        f"The labels in '{path}' must be the digits 0 to 9, each of them at least twice, "
+        f"but there are {found}.",
+        MNIST(tmp_path, cache=tmp_path / "cache"),
+    )
 
 
 def test_cache_follows_the_usual_variables(monkeypatch: pytest.MonkeyPatch) -> None:
