@@ -8,21 +8,18 @@ import torch
 from torch import Tensor
 
 from lightning_depth.errors import check_count
-from lightning_depth.functional.labels import class_indices
 from lightning_depth.functional.reservoir import content_keys, smallest_keys
 from lightning_depth.metrics._state import LabelledFeaturesMetric, State
 
 __all__ = ["ReservoirMetric", "empty_reservoir", "fill_reservoir", "merge_reservoirs"]
-
-_ANY_CLASS = 2**62
 
 
 class ReservoirMetric(LabelledFeaturesMetric):
     """Base of metrics that need the samples themselves."""
 
     kept_features: Tensor
-    kept_labels: Tensor
     kept_keys: Tensor
+    options: Tensor
 
     def __init__(
         self,
@@ -36,6 +33,7 @@ class ReservoirMetric(LabelledFeaturesMetric):
         self.max_samples = check_count("max_samples", max_samples, minimum=2)
         self.seed = seed
         super().__init__(num_classes, num_features=num_features, **kwargs)
+        self._tell_apart(self.num_classes, self.max_samples, self.seed)
 
     @property
     def num_kept(self) -> int:
@@ -45,10 +43,6 @@ class ReservoirMetric(LabelledFeaturesMetric):
     def _empty(self, num_features: int) -> dict[str, Tensor]:
         return empty_reservoir(num_features)
 
-    def _observe(self, features: Tensor, target: Tensor) -> State:
-        labels = class_indices(target, self.num_classes or _ANY_CLASS)
-        return fill_reservoir(features, labels, self.max_samples, self.seed)
-
     def _merge(self, first: State, second: State) -> State:
         return merge_reservoirs(first, second, self.max_samples)
 
@@ -57,24 +51,21 @@ def empty_reservoir(num_features: int) -> dict[str, Tensor]:
     """A reservoir of no samples."""
     return {
         "kept_features": torch.zeros(0, num_features, dtype=torch.float64),
-        "kept_labels": torch.zeros(0, dtype=torch.long),
         "kept_keys": torch.zeros(0, dtype=torch.long),
     }
 
 
-def fill_reservoir(features: Tensor, labels: Tensor, capacity: int, seed: int) -> State:
-    """The reservoir of one batch, in order of its keys."""
+def fill_reservoir(features: Tensor, capacity: int, seed: int, **columns: Tensor) -> State:
+    """The reservoir of one batch, in order of its keys, with other columns of the same samples."""
     keys = content_keys(features, seed)
     chosen = smallest_keys(keys, capacity)
-    return {
-        "kept_features": features[chosen].double(),
-        "kept_labels": labels[chosen],
-        "kept_keys": keys[chosen],
-    }
+    found = {"kept_features": features[chosen].double(), "kept_keys": keys[chosen]}
+    return {**found, **{name: column[chosen] for name, column in columns.items()}}
 
 
 def merge_reservoirs(first: State, second: State, capacity: int) -> State:
     """The reservoir of both streams together, in order of its keys."""
-    both = {name: torch.cat([first[name], second[name]]) for name in empty_reservoir(0)}
+    names = [name for name in first if name.startswith("kept_")]
+    both = {name: torch.cat([first[name], second[name]]) for name in names}
     chosen = smallest_keys(both["kept_keys"], capacity)
     return {name: value[chosen] for name, value in both.items()}

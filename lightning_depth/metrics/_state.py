@@ -112,8 +112,18 @@ class LabelledFeaturesMetric(Metric, ABC):
         super().reset()
         self._warned = False
 
+    def _tell_apart(self, *options: int | None) -> None:
+        """Make the options that decide what is kept a part of the state.
+
+        A collection updates once all metrics whose states are equal after the first batch, when
+        they may not have come to differ yet. It compares within a hundred-thousandth, so the
+        digits stand one by one.
+        """
+        digits = torch.tensor(list(str(options).encode()), dtype=torch.uint8)
+        self.add_state("options", digits, dist_reduce_fx=None)
+
     def _state(self) -> State:
-        return {name: getattr(self, name) for name in self._defaults}
+        return {name: getattr(self, name) for name in self._empty(0)}
 
     def _assign(self, state: State) -> None:
         for name, value in state.items():
@@ -165,9 +175,10 @@ class LabelledFeaturesMetric(Metric, ABC):
         current = self._state()
         if missing := sorted(set(current) - set(incoming_state)):
             raise ConfigurationError(f"`incoming_state` must hold {missing[0]!r}, but does not.")
-        if self._width(incoming_state):
-            self._check_width(self._width(incoming_state))
-        self._assign(self._join(incoming_state, current))
+        incoming = {name: incoming_state[name] for name in current}
+        if self._width(incoming):
+            self._check_width(self._width(incoming))
+        self._assign(self._join(incoming, current))
 
     def _sync_dist(
         self,

@@ -64,6 +64,7 @@ class LinearProbeAccuracy(LabelledFeaturesMetric):
         kept_features: Tensor
         kept_labels: Tensor
         kept_keys: Tensor
+        options: Tensor
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class LinearProbeAccuracy(LabelledFeaturesMetric):
         super().__init__(
             check_count("num_classes", num_classes), num_features=num_features, **kwargs
         )
+        self._tell_apart(self.max_samples, self.seed)
         self.ridge = check_real("ridge", ridge, 0.0)
         self._place = 0
 
@@ -118,7 +120,8 @@ class LinearProbeAccuracy(LabelledFeaturesMetric):
 
     def _empty(self, num_features: int) -> dict[str, Tensor]:
         scatter = empty_scatter(self._num_labels, num_features)
-        return {**scatter, **empty_reservoir(num_features), "num_seen": torch.tensor(0)}
+        labels = {"kept_labels": torch.zeros(0, dtype=torch.long), "num_seen": torch.tensor(0)}
+        return {**scatter, **empty_reservoir(num_features), **labels}
 
     def _observe(self, features: Tensor, target: Tensor) -> State:
         labels = class_indices(target, self._num_labels)
@@ -126,7 +129,9 @@ class LinearProbeAccuracy(LabelledFeaturesMetric):
         odd = (max(self._place, int(self.num_seen)) + torch.arange(len(labels))) % 2 == 1
         odd = odd.to(labels.device)
         scatter = class_scatter(features[~odd], labels[~odd], self._num_labels)
-        reservoir = fill_reservoir(features[odd], labels[odd], self.max_samples, self.seed)
+        reservoir = fill_reservoir(
+            features[odd], self.max_samples, self.seed, kept_labels=labels[odd]
+        )
         seen = torch.tensor(len(labels), device=labels.device)
         return {**scatter._asdict(), **reservoir, "num_seen": seen}
 

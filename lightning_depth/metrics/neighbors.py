@@ -8,9 +8,15 @@ import torch
 from torch import Tensor
 
 from lightning_depth.errors import check_count
+from lightning_depth.functional.labels import class_indices
 from lightning_depth.functional.probe import knn_labels
 from lightning_depth.functional.rank import effective_rank
-from lightning_depth.metrics._reservoir_state import ReservoirMetric
+from lightning_depth.metrics._reservoir_state import (
+    ReservoirMetric,
+    empty_reservoir,
+    fill_reservoir,
+)
+from lightning_depth.metrics._state import State
 
 __all__ = ["EffectiveRank", "KNNAccuracy"]
 
@@ -47,6 +53,8 @@ class KNNAccuracy(ReservoirMetric):
     higher_is_better: bool = True
     plot_upper_bound: float = 1.0
 
+    kept_labels: Tensor
+
     def __init__(
         self,
         num_classes: int,
@@ -68,12 +76,19 @@ class KNNAccuracy(ReservoirMetric):
 
     def compute(self) -> Tensor:
         """Return the accuracy, NaN with one warning where it is not defined."""
-        labelled = self.kept_labels >= 0
-        features, labels = self.kept_features[labelled], self.kept_labels[labelled]
-        if reason := _why_no_neighbors(features):
+        if reason := _why_no_neighbors(self.kept_features):
             return self._not_a_number(reason)
-        found = knn_labels(features, labels, self._num_labels, self.num_neighbors)
+        labels = self.kept_labels
+        found = knn_labels(self.kept_features, labels, self._num_labels, self.num_neighbors)
         return (found == labels).double().mean()
+
+    def _empty(self, num_features: int) -> dict[str, Tensor]:
+        return {**empty_reservoir(num_features), "kept_labels": torch.zeros(0, dtype=torch.long)}
+
+    def _observe(self, features: Tensor, target: Tensor) -> State:
+        labels = class_indices(target, self._num_labels)
+        features, labels = features[labels >= 0], labels[labels >= 0]
+        return fill_reservoir(features, self.max_samples, self.seed, kept_labels=labels)
 
 
 class EffectiveRank(ReservoirMetric):
@@ -90,7 +105,7 @@ class EffectiveRank(ReservoirMetric):
         - output: scalar, float64
 
     Args:
-        num_classes: Number of classes C; needed only for one-hot labels.
+        num_classes: Number of classes C; where it is given, labels must be of these classes.
         centered: Whether the mean is taken out.
         num_features: Number of features D; learnt from the first batch by default.
         max_samples: Samples kept; memory and time are bounded by it.
@@ -128,10 +143,12 @@ class EffectiveRank(ReservoirMetric):
 
         Args:
             features: ``(N, D)``, or ``(N, ...)``, which is flattened; any floating type.
-            target: Labels in any form that the other metrics take; they do not change the answer.
+            target: Labels, one a sample; they do not change the answer, and samples without a
+                class count as all others do.
 
         Raises:
-            ConfigurationError: The width is not the one that was given or learnt.
+            ConfigurationError: Features and labels differ in number, the labels are not of
+                ``num_classes``, or the width is zero or not the one that was given or learnt.
         """
         if target is None:
             target = torch.full((len(features),), -1, device=features.device)
@@ -144,6 +161,11 @@ class EffectiveRank(ReservoirMetric):
             reason = _why_no_neighbors(self.kept_features)
             return self._not_a_number(reason or "all features are zero.")
         return value
+
+    def _observe(self, features: Tensor, target: Tensor) -> State:
+        if self.num_classes is not None:
+            class_indices(target, self.num_classes)  # which refuses those of other classes
+        return fill_reservoir(features, self.max_samples, self.seed)
 
 
 def _why_no_neighbors(features: Tensor) -> str | None:

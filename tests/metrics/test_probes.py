@@ -111,6 +111,23 @@ def test_reservoir_does_not_depend_on_the_order_of_the_stream() -> None:
     assert torch.equal(*kept)
 
 
+@pytest.mark.parametrize("metric_class", [KNNAccuracy, LinearProbeAccuracy])
+def test_samples_without_a_label_take_no_place_in_the_reservoir(
+    metric_class: type[KNNAccuracy] | type[LinearProbeAccuracy],
+) -> None:
+    x, y = reference.clusters(600, 4, 3, spread=2.0)
+    alone = metric_class(num_classes=3, max_samples=100)
+    alone.update(x, y)
+    together = metric_class(num_classes=3, max_samples=100)
+    rows = torch.cat([x[:300], torch.randn(5000, 4, dtype=torch.float64), x[300:]])
+    labels = torch.cat([y[:300], torch.full((5000,), -1), y[300:]])
+    for part, some in zip(rows.split(700), labels.split(700), strict=True):
+        together.update(part, some)
+    assert together.num_kept == 100
+    assert torch.equal(together.kept_features, alone.kept_features)
+    assert together.compute().item() == pytest.approx(alone.compute().item())
+
+
 def test_reservoir_is_a_fair_sample() -> None:
     x = torch.arange(20_000.0)[:, None]
     metric = EffectiveRank(max_samples=2000, seed=3)
