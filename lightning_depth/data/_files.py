@@ -64,7 +64,7 @@ def unpack_gzip(archive: Path, cache: Path, num_bytes: int) -> Path:
     """Unpack a file of known size into a cache, completely or not at all.
 
     Never more than the known size is read, so an archive that grows without end does no harm, and
-    a second process that unpacks the same file at the same time neither. The file lies under the
+    a second process that unpacks the same file at the same time neither. The file is named by the
     digest of its archive, so archives of one name never answer for each other; what lies there is
     taken only where its checksum is the one that the archive ends with.
 
@@ -82,7 +82,7 @@ def unpack_gzip(archive: Path, cache: Path, num_bytes: int) -> Path:
     """
     try:
         digest, checksum = _fingerprint(archive)
-        target = cache / digest / archive.stem
+        target = cache / f"{archive.stem}-{digest}"
         if _is_whole(target, checksum, num_bytes):
             return target
         with gzip.open(archive) as file:

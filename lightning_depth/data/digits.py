@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lightning_depth import _extras
 from lightning_depth.data._memory import InMemoryDataModule, Splits, TensorSamples
-from lightning_depth.errors import check_count, check_real
+from lightning_depth.data._split import check_seed, stratified_split
+from lightning_depth.errors import check_real
 
 __all__ = ["Digits"]
 
@@ -28,7 +29,7 @@ class Digits(InMemoryDataModule):
     Args:
         batch_size: Samples of one training step.
         val_fraction: Share of the samples that is kept for validation.
-        seed: Seed of the split.
+        seed: Seed of the split, at most 32 bits.
 
     Raises:
         ConfigurationError: An argument is out of bounds.
@@ -47,17 +48,12 @@ class Digits(InMemoryDataModule):
     def __init__(self, batch_size: int = 64, val_fraction: float = 0.2, seed: int = 0) -> None:
         super().__init__(batch_size)
         self.val_fraction = check_real("val_fraction", val_fraction, 0.0, 1.0, exclusive=True)
-        self.seed = check_count("seed", seed, minimum=0)
+        self.seed = check_seed(seed)
 
     def load(self) -> Splits:
         """Split the digits and normalise them by what the training samples say."""
         images, labels = _read()
-        train, val = _extras.sklearn("model_selection").train_test_split(
-            torch.arange(len(labels)).numpy(),
-            test_size=self.val_fraction,
-            random_state=self.seed,
-            stratify=labels.numpy(),
-        )
+        train, val = stratified_split(labels, self.val_fraction, self.seed)
         mean, std = images[train].mean(), images[train].std(correction=0)
         images = ((images - mean) / std).float()
         return Splits(

@@ -13,7 +13,8 @@ from torch import Tensor
 from lightning_depth import _extras
 from lightning_depth.data._files import cache_folder, data_folder, unpack_gzip
 from lightning_depth.data._memory import ImageSamples, InMemoryDataModule, Splits
-from lightning_depth.errors import ConfigurationError, check_count, check_real
+from lightning_depth.data._split import check_seed, stratified_split
+from lightning_depth.errors import ConfigurationError, check_real
 
 __all__ = ["MNIST"]
 
@@ -43,7 +44,7 @@ class MNIST(InMemoryDataModule):
             `LIGHTNING_DEPTH_DATA`.
         batch_size: Samples of one training step.
         val_fraction: Share of the 60,000 training images that is kept for validation.
-        seed: Seed of the split.
+        seed: Seed of the split, at most 32 bits.
         cache: Folder into which compressed files are unpacked (55 MB); None takes
             `LIGHTNING_DEPTH_CACHE`, then `XDG_CACHE_HOME`, then `~/.cache`.
 
@@ -70,7 +71,7 @@ class MNIST(InMemoryDataModule):
         super().__init__(batch_size)
         self.root = root
         self.val_fraction = check_real("val_fraction", val_fraction, 0.0, 1.0, exclusive=True)
-        self.seed = check_count("seed", seed, minimum=0)
+        self.seed = check_seed(seed)
         self.cache = cache
 
     def prepare_data(self) -> None:
@@ -81,12 +82,7 @@ class MNIST(InMemoryDataModule):
     def load(self) -> Splits:
         """Read the images, split them and measure their grey levels."""
         images, labels = self._read("train")
-        train, val = _extras.sklearn("model_selection").train_test_split(
-            torch.arange(_NUM_TRAIN).numpy(),
-            test_size=self.val_fraction,
-            random_state=self.seed,
-            stratify=labels.numpy(),
-        )
+        train, val = stratified_split(labels, self.val_fraction, self.seed)
         counts = images[train].flatten().bincount(minlength=256).double()
         levels = torch.arange(256, dtype=torch.float64)
         mean = float(counts @ levels / counts.sum())
@@ -121,7 +117,7 @@ class MNIST(InMemoryDataModule):
         num_bytes = len(header) + math.prod(shape)
         path = source = self._source(name)
         if source.suffix == ".gz":
-            path = unpack_gzip(source, cache_folder(self.cache) / "MNIST", num_bytes)
+            path = unpack_gzip(source, cache_folder(self.cache), num_bytes)
         with path.open("rb") as file:
             found = file.read(len(header))
         size = path.stat().st_size

@@ -118,6 +118,7 @@ def test_registry_builds_by_name() -> None:
             {"val_fraction": 1.0},
             "`val_fraction` must be a finite number greater than 0 and less than 1, but got 1.0.",
         ),
+        ({"seed": 2**40}, "`seed` must be at most 4,294,967,295, but got 1099511627776."),
         (
             {"batchsize": 4},
             "Unknown option of data set 'digits': 'batchsize'. Did you mean 'batch_size'? "
@@ -129,6 +130,23 @@ def test_registry_builds_by_name() -> None:
 def test_wrong_option_is_named(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^{re.escape(sentence)}$"):
         build_data("digits", **options)
+
+
+@pytest.mark.parametrize("fraction", [1e-5, 9 / 1797, 0.995, 0.99999])
+def test_fraction_that_leaves_a_part_without_a_digit_is_refused(fraction: float) -> None:
+    sentence = (
+        "`val_fraction` must leave at least 10 of the 1,797 samples to train on and as many to "
+        f"validate on, one of each class, but got {fraction!r}."
+    )
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(sentence)}$"):
+        ready(val_fraction=fraction)
+
+
+@pytest.mark.parametrize("fraction", [10 / 1797, 0.994])
+def test_smallest_part_holds_one_of_each_digit(fraction: float) -> None:
+    splits = ready(val_fraction=fraction).splits
+    smaller = min(splits.train, splits.val, key=len)
+    assert smaller.tensors[1].bincount().tolist() == [1] * 10
 
 
 def test_misspelt_data_set_is_named() -> None:

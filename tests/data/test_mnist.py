@@ -155,7 +155,7 @@ def test_file_of_the_cache_that_is_not_whole_is_unpacked_again(tmp_path: Path, l
     target.write_bytes(left)
     assert unpack_gzip(archive, tmp_path / "cache", 7) == target
     assert target.read_bytes() == b"content"
-    assert [path.name for path in target.parent.iterdir()] == ["a"]
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
 def test_file_of_the_cache_is_unpacked_once(tmp_path: Path) -> None:
@@ -245,6 +245,20 @@ def test_wrong_archive_of_the_right_size_is_named_and_leaves_the_cache_good(tmp_
     )
     archive.write_bytes(right)
     assert grey_level(MNIST(root, cache=cache)) == 3
+
+
+def test_fraction_that_leaves_a_part_without_a_digit_is_refused(tmp_path: Path) -> None:
+    refuses(
+        "`val_fraction` must leave at least 10 of the 60,000 samples to train on and as many to "
+        "validate on, one of each class, but got 1e-05.",
+        MNIST(write_archives(tmp_path, 3), cache=tmp_path / "cache", val_fraction=1e-5),
+    )
+
+
+def test_seed_beyond_32_bits_is_refused() -> None:
+    sentence = "`seed` must be at most 4,294,967,295, but got 1099511627776."
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(sentence)}$"):
+        MNIST("somewhere", seed=2**40)
 
 
 def test_files_may_be_unpacked_one_by_one(tmp_path: Path) -> None:
