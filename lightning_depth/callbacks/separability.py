@@ -12,15 +12,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
 from lightning_depth.callbacks._probe.batches import LabelReader
 from lightning_depth.callbacks._probe.collector import Collector, ProbeOptions
+from lightning_depth.callbacks._probe.eager import enter_eager, leave_eager
 from lightning_depth.callbacks._probe.features import Pool
 from lightning_depth.callbacks._probe.figures import draw_panels, draw_profile
 from lightning_depth.callbacks._probe.measures import Measure
+from lightning_depth.callbacks._probe.notes import why_unmeasurable
 from lightning_depth.callbacks._probe.passes import FinishedPass, finish_pass
 from lightning_depth.callbacks._probe.record import ProbeRecord
 from lightning_depth.callbacks._probe.results import (
@@ -31,14 +32,16 @@ from lightning_depth.callbacks._probe.results import (
     picture,
     scalars_of,
     summarise,
-    why_unmeasurable,
 )
 from lightning_depth.callbacks._probe.runs import (
     check_measures,
     check_pairs,
+    check_seed,
+    check_where,
     count_repeated,
     count_unique,
     is_last_pass,
+    why_no_loader,
 )
 from lightning_depth.callbacks._probe.verdicts import Evidence, find_idle
 from lightning_depth.errors import MisuseError, check_choice, check_count
@@ -124,18 +127,17 @@ class LayerSeparabilityProbe(DepthCallback):
         self.max_features = check_count("max_features", max_features)
         self.measures = check_measures(measures)
         self.class_pairs = check_pairs(class_pairs)
-        self.labels = labels
-        self.nuisance = nuisance
+        self.labels = check_where("labels", labels)
+        self.nuisance = check_where("nuisance", nuisance)
         if not callable(pool):
             check_choice("pool", pool, ("mean", "class_token", "flatten"))
         self.pool = pool
         self.dataloader_idx = check_count("dataloader_idx", dataloader_idx, 0)
-        self.seed = check_count("seed", seed, 0)
+        self.seed = check_seed(seed)
         self.log_layers = log_layers
         self._collector: Collector | None = None
-        self._stance: Any = None
         self._last: FinishedPass | None = None
-        self._told = False
+        self._told: set[str] = set()
         self._record = ProbeRecord()
 
     # What users read.
@@ -172,7 +174,12 @@ class LayerSeparabilityProbe(DepthCallback):
         self._measured()
         panels = self._picture()
         if not panels:
-            raise MisuseError("The last pass left too few samples of two classes to draw.")
+            raise MisuseError(
+                "The last pass left too few samples of two classes to draw."
+                if self._last is not None
+                else "The samples of the last pass are gone, as they do not travel with a "
+                "checkpoint, a pickle or a child process: call `trainer.validate` with this probe."
+            )
         return draw_panels(panels)
 
     # Hooks.
@@ -234,23 +241,23 @@ class LayerSeparabilityProbe(DepthCallback):
         if not record.laws:
             return "LayerSeparabilityProbe measured nothing: no validation pass was due."
         table, count = self._history.table(), len(record.names)
-        return describe_pass({name: column[-count:] for name, column in table.items()}, record.law)
+        rows = {name: column[-count:] for name, column in table.items()}
+        notes = [f"{note[0].upper()}{note[1:]}." for note in record.notes.values()]
+        return " ".join([describe_pass(rows, record.law), *notes])
 
     def _detach(self) -> None:
         if self._collector is not None:
             self._collector.close()
             self._collector = None
-        if self._stance is not None:
-            self._stance.__exit__(None, None, None)
-            self._stance = None
+            leave_eager()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the features of the last pass."""
-        return {**super().__getstate__(), "_last": None, "_collector": None, "_stance": None}
+        return {**super().__getstate__(), "_last": None, "_collector": None}
 
     def _reset(self) -> None:
         super()._reset()
-        self._record, self._last, self._told = ProbeRecord(), None, False
+        self._record, self._last, self._told = ProbeRecord(), None, set()
 
     def _extra_state(self) -> dict[str, Any]:
         return self._record.state_dict()
@@ -279,8 +286,7 @@ class LayerSeparabilityProbe(DepthCallback):
         self._last = None  # its features would lie beside those of this pass
         self._collector = Collector(layers, pl_module, options, trainer.global_rank, unique)
         self._collector.open()
-        # hooks hung on a model that has already been compiled and run would never fire
-        self._stance = torch.compiler.set_stance("force_eager")
+        enter_eager()
 
     def _measure(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, collector: Collector
@@ -299,7 +305,7 @@ class LayerSeparabilityProbe(DepthCallback):
         self._log_figure(trainer, "profile", self._draw_all)
 
     def _evaluate(self, trainer: pl.Trainer, finished: FinishedPass) -> dict[str, Any]:
-        if reason := why_unmeasurable(finished):
+        if reason := why_no_loader(trainer, self.dataloader_idx) or why_unmeasurable(finished):
             return {"reason": reason}
         names = [name for name, mask in finished.filled.items() if bool(mask.any())]
         question = Question(self.measures, self.class_pairs, self.nuisance is not None)
@@ -311,6 +317,8 @@ class LayerSeparabilityProbe(DepthCallback):
         repeated = count_repeated(trainer, self.dataloader_idx)
         self._history.append(**when, **result["rows"], repeated=repeated)
         self._record.keep(when, result)
+        for kind, note in result["notes"].items():
+            self._tell_once(kind, f"LayerSeparabilityProbe: {note}.")
         if is_last_pass(trainer) and self._last is not None:
             self._weigh(self._last)
 
@@ -331,9 +339,12 @@ class LayerSeparabilityProbe(DepthCallback):
 
     def _give_up(self, reason: str) -> None:
         self._record.reason = reason
-        if not self._told:
-            self._told = True
-            rank_zero_warn(f"LayerSeparabilityProbe measures nothing: {reason}.")
+        self._tell_once("nothing", f"LayerSeparabilityProbe measures nothing: {reason}.")
+
+    def _tell_once(self, kind: str, sentence: str) -> None:
+        if kind not in self._told:
+            self._told.add(kind)
+            rank_zero_warn(sentence)
 
     def _columns(self) -> list[str]:
         return [*self.measures, *(pair_column(pair) for pair in self.class_pairs)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning_depth.layers._names import Granularity, Layer, Role, clean_name
 from lightning_depth.layers._order import ExecutionRecorder, is_compiled, order_by_execution
 from lightning_depth.layers._select import layer_parameters, select_layers
+from lightning_depth.layers._tree import unwrap
 
 __all__ = [
     "ExecutionRecorder",
@@ -16,4 +17,5 @@ __all__ = [
     "layer_parameters",
     "order_by_execution",
     "select_layers",
+    "unwrap",
 ]

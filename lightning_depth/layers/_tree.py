@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from lightning_depth.layers._names import WRAPPERS
 
-__all__ = ["Part", "read_parts"]
+__all__ = ["Part", "read_parts", "unwrap"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -69,7 +69,7 @@ class _Reader:
         return self._read("", self._model, member=False)
 
     def _read(self, path: str, module: nn.Module, *, member: bool) -> Part:
-        path, inner = _unwrap(path, module)
+        path, inner = _look_through(path, module)
         parametrized = is_parametrized(inner)
         children = [
             self._read(f"{path}.{name}" if path else name, child, member=_is_container(inner))
@@ -92,11 +92,28 @@ class _Reader:
         return True
 
 
-def _unwrap(path: str, module: nn.Module) -> tuple[str, nn.Module]:
+def unwrap(module: nn.Module) -> nn.Module:
+    """Return what is inside torch's wrappers: compile, data parallel, FSDP, checkpoint.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        The module within, or the module itself where it is no wrapper.
+
+    Example:
+        >>> linear = nn.Linear(2, 2)
+        >>> unwrap(linear) is linear
+        True
+    """
+    return _look_through("", module)[1]
+
+
+def _look_through(path: str, module: nn.Module) -> tuple[str, nn.Module]:
     parallel = isinstance(module, (DataParallel, DistributedDataParallel))
     for name in ("module",) if parallel else WRAPPERS:
         if isinstance(inner := module._modules.get(name), nn.Module):
-            return _unwrap(f"{path}.{name}" if path else name, inner)
+            return _look_through(f"{path}.{name}" if path else name, inner)
     return path, module
 
 

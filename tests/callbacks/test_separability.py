@@ -348,7 +348,7 @@ class GraphNet(Net):
 
 
 def test_graphs_are_not_measured_by_their_nodes() -> None:
-    with pytest.warns(UserWarning, match="runs none of the watched layers on the labelled"):
+    with pytest.warns(UserWarning, match="hand on 39 rows where the batch has 13 labels"):
         assert validate(GraphNet()).history == {}
 
 
@@ -576,6 +576,18 @@ def test_too_few_samples_to_draw_is_said() -> None:
         ({"dataloader_idx": -1},
          "`dataloader_idx` must be a whole number of at least 0, but got -1."),
         ({"seed": 0.5}, "`seed` must be a whole number of at least 0, but got 0.5."),
+        ({"seed": 2**63},
+         "`seed` must be a whole number below 2**63, but got 9223372036854775808."),
+        ({"measures": "fisher"},
+         "`measures` must be a list of at least one name, as in ['fisher'], but got 'fisher'."),
+        ({"measures": ()},
+         "`measures` must be a list of at least one name, as in ['fisher'], but got ()."),
+        ({"class_pairs": [(1.5, 2.5)]},
+         "`class_pairs` must be pairs of labels, as in [(4, 9)], but got [(1.5, 2.5)]."),
+        ({"labels": ["y"]}, "`labels` must be a key, a place or a callable that is handed the "
+         "batch, but got ['y']."),
+        ({"nuisance": 1.5}, "`nuisance` must be a key, a place or a callable that is handed the "
+         "batch, but got 1.5."),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )  # fmt: skip
@@ -600,7 +612,11 @@ def test_features_that_are_not_finite_are_nan_and_no_error() -> None:
             return self.linear(x) * math.nan
 
     net = nn.Sequential(nn.Linear(64, 32), Broken(), Broken(), nn.Linear(32, 10))
-    probe = validate(Net(net))
+    with pytest.warns(UserWarning, match="not measured, as their features are not finite: net.1, "):
+        probe = validate(Net(net))
+    assert "Not measured, as their features are not finite: net.1, net.2, net.3." in (
+        probe._summary()
+    )
     found = rows_of(probe, "separation")
     assert [math.isnan(value) for value in found.values()] == [False, False, True, True, True]
     assert math.isnan(probe.laws[-1]["decay_ratio"])

@@ -1,17 +1,26 @@
-"""What a batch holds: the input, and labels that are surely labels.
-
-Nothing is guessed that could be wrong in silence. Float targets, indices and group ids are never
-taken for labels; where two tensors could be meant, one sentence asks for the name.
-"""
+"""What a batch holds: the input, and labels that are surely labels."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from lightning_depth.callbacks._probe.labels import (
+    INPUT_NAMES,
+    LABEL_NAMES,
+    NoLabelsError,
+    Path,
+    decide_form,
+    fields_of,
+    is_one_hot,
+    is_plain,
+    locate_labels,
+    walk,
+    without_channel,
+)
 
 __all__ = [
     "Batch",
@@ -24,12 +33,6 @@ __all__ = [
     "read_batch",
 ]
 
-Path = tuple[str | int, ...]
-
-NAMES = ("label", "labels", "target", "targets", "y", "class", "classes", "class_id", "class_idx",
-         "class_label", "label_ids", "category")  # fmt: skip
-MAX_POSITIONS = 65_536  # label positions of one batch that are looked at
-
 
 class LabelReader(Protocol):
     """Reads labels out of a batch."""
@@ -38,17 +41,13 @@ class LabelReader(Protocol):
         """Return the labels of a batch, one a sample or one a position."""
 
 
-class NoLabelsError(Exception):
-    """Why a batch has no labels, as a sentence."""
-
-
 class Batch(NamedTuple):
     """What the probe needs of a batch.
 
     Args:
         labels: One a sample ``(B,)`` or one a position ``(B, ...)``; negative ones are ignored.
-        inputs: First tensor that is not the label, None where there is none with B samples.
-        path: Where in the batch the labels were found.
+        inputs: The input ``(B, ...)``, None where it cannot be told or read.
+        path: How the labels are to be read, and where in the batch they were found.
     """
 
     labels: Tensor
@@ -62,39 +61,52 @@ def read_batch(batch: Any, labels: str | int | LabelReader | None, path: Path = 
     Args:
         batch: Any batch.
         labels: What the user said of where they are.
-        path: Where they were found in an earlier batch of the pass, where the user said nothing.
+        path: What an earlier batch of the pass decided, so that later ones are read alike.
     """
+    tensors = [tensor for _, tensor in walk(batch) if is_plain(tensor)]
+    if tensors and not any(map(len, tensors)):
+        return Batch(torch.zeros(0, dtype=torch.long), None, path)
+    place = path[1:]
     if labels is None:
-        path = path or locate_labels(batch)
-        target = follow(batch, path)
+        place = place or locate_labels(batch)
+        target = _follow(batch, place)
     else:
         target = pick(batch, labels, "labels")
-    found = as_classes(target)
-    sizes = [tensor for tensor in tensors_of(batch) if len(tensor.shape) > 1 or _floats(tensor)]
-    inputs = [tensor for tensor in sizes if len(tensor) == len(found) and tensor is not target]
-    floats = [tensor for tensor in inputs if _floats(tensor)]
-    return Batch(found, next(iter(floats or inputs), None), path)
+    if not len(target):
+        return Batch(torch.zeros(0, dtype=torch.long), None, path)
+    source = choose_input(batch, target)
+    others = [tensor for tensor in tensors if tensor is not target]
+    form = decide_form(target, source, others, path[:1], at_its_word=callable(labels))
+    found = _whole_numbers(without_channel(target, source)) if form == "positions" else None
+    return Batch(as_classes(target) if found is None else found, source, (form, *place))
 
 
-def follow(batch: Any, path: Path) -> Tensor:
+def _follow(batch: Any, path: Path) -> Tensor:
     """Return what lies in a batch where a path leads."""
     for step in path:
-        batch = batch[step] if isinstance(step, int) else fields_of(batch)[step]
+        if isinstance(step, str):
+            batch = fields_of(batch).get(step)
+        else:
+            batch = batch[step] if isinstance(batch, (list, tuple)) and step < len(batch) else None
     if not isinstance(batch, Tensor):
-        raise NoLabelsError("the labels of a batch are no tensor")
-    return batch
+        raise NoLabelsError("a batch has no labels where an earlier one has them")
+    return _readable(batch, "the place of the labels")
 
 
 def pick(batch: Any, where: str | int | LabelReader, argument: str) -> Tensor:
     """Return the tensor of a batch that an argument names."""
     if callable(where):
-        value = where(batch)
-    elif isinstance(where, int):
+        try:
+            value = where(batch)
+        except Exception as error:  # a measurement never ends the user's run
+            reason = f"{type(error).__name__}: {error}"
+            raise NoLabelsError(f"`{argument}` cannot read a batch ({reason})") from error
+    elif isinstance(where, int) and not isinstance(where, bool):
         items = list(batch.values()) if isinstance(batch, Mapping) else batch
         if not isinstance(items, Sequence) or not -len(items) <= where < len(items):
             raise NoLabelsError(f"the batch has no element {where}, which `{argument}` names")
         value = items[where]
-    else:
+    elif isinstance(where, str):
         fields = fields_of(batch)
         if where not in fields:
             known = ", ".join(map(repr, fields)) or "none"
@@ -102,8 +114,18 @@ def pick(batch: Any, where: str | int | LabelReader, argument: str) -> Tensor:
                 f"the batch has no field {where!r}, which `{argument}` names; fields: {known}"
             )
         value = fields[where]
+    else:
+        raise NoLabelsError(f"`{argument}` must be a key, a place or a callable, but is {where!r}")
     if not isinstance(value, Tensor):
         raise NoLabelsError(f"`{argument}` gives a {type(value).__name__}, not a tensor")
+    return _readable(value, f"`{argument}`")
+
+
+def _readable(value: Tensor, giver: str) -> Tensor:
+    if not is_plain(value):
+        raise NoLabelsError(f"{giver} gives a sparse, nested or complex tensor")
+    if not value.ndim:
+        raise NoLabelsError(f"{giver} gives a single number, not one a sample")
     return value
 
 
@@ -111,8 +133,10 @@ def as_classes(target: Tensor) -> Tensor:
     """Class numbers of a target that was named: integers, whole floats or one-hot rows."""
     if target.ndim == 2 and target.shape[1] == 1:
         target = target[:, 0]
-    if target.ndim == 2 and target.shape[1] > 1 and _is_one_hot(target):
-        return target.argmax(1)
+    return target.long().argmax(1) if is_one_hot(target) else _whole_numbers(target)
+
+
+def _whole_numbers(target: Tensor) -> Tensor:
     if target.is_floating_point():
         if bool((target[torch.isfinite(target)] % 1 != 0).any()):
             raise NoLabelsError("the named labels are not whole numbers")
@@ -120,108 +144,79 @@ def as_classes(target: Tensor) -> Tensor:
     return target.long()
 
 
-def fields_of(batch: Any) -> dict[str, Any]:
-    """The named fields of a mapping, named tuple, dataclass or plain object."""
-    if isinstance(batch, Mapping):
-        return {str(key): value for key, value in batch.items()}
-    if hasattr(batch, "_asdict"):
-        return dict(batch._asdict())
-    if dataclasses.is_dataclass(batch):
-        return {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    if isinstance(batch, (Tensor, Sequence)):
-        return {}
-    return dict(getattr(batch, "__dict__", {}))
-
-
-def tensors_of(value: Any) -> Iterator[Tensor]:
-    """All tensors of nested containers, in order."""
-    if isinstance(value, Tensor):
-        if value.ndim:
-            yield value
-        return
-    items = fields_of(value).values() or (value if isinstance(value, (list, tuple)) else ())
-    for item in items:
-        yield from tensors_of(item)
-
-
 def first_tensor(value: Any) -> Tensor | None:
     """The first tensor of a module's output, whatever it is wrapped in."""
-    return next((tensor for tensor in tensors_of(value) if tensor.is_floating_point()), None)
+    return next((tensor for _, tensor in walk(value) if tensor.is_floating_point()), None)
 
 
-def locate_labels(batch: Any) -> Path:
-    """Return where the labels of a batch are, or raise the sentence that says why nowhere."""
-    fields = fields_of(batch)
-    if fields:
-        return (_search_fields(fields),)
-    if isinstance(batch, Tensor) or not isinstance(batch, (list, tuple)):
-        raise NoLabelsError("a batch holds no labels")
-    return _search_sequence(batch)
+def choose_input(batch: Any, target: Tensor) -> Tensor | None:
+    """Return the input that belongs to labels, None where that is not sure.
+
+    Where several loaders hand on their batches at once, it is the one beside the labels.
+    """
+    entries = [
+        (path, tensor) for path, tensor in walk(batch) if _may_be_input(path, tensor, target)
+    ]
+    home = next((path for path, tensor in walk(batch) if tensor is target), None)
+    if home is None:
+        parts = {path[0] for path, _ in entries if len(path) > 1}
+        if len(parts) > 1:
+            return None
+        entries = [(path, tensor) for path, tensor in entries if not is_one_hot(tensor)]
+        return _best(entries)
+    for depth in reversed(range(len(home))):
+        beside = [
+            (path, tensor)
+            for path, tensor in entries
+            if path[:depth] == home[:depth] and path[depth] != home[depth]
+        ]
+        if depth:  # what only goes with the labels, as a second target does, is no input
+            beside = [entry for entry in beside if _belongs(entry, home, depth)]
+            if beside and any(len(path) == 1 for path, _ in entries):
+                return None
+        if beside:
+            return _best(beside)
+    return None
 
 
-def _search_fields(fields: Mapping[str, Any]) -> str:
-    by_name = {name.lower(): name for name, value in fields.items() if isinstance(value, Tensor)}
-    named = [by_name[name] for name in NAMES if name in by_name]
-    usable = [name for name in named if _looks_like_labels(fields[name])]
-    if usable:
-        return usable[0]
-    if named:
-        raise NoLabelsError(f"{named[0]!r} of a batch holds no class numbers")
-    raise NoLabelsError("a batch has no field with a usual name for labels")
-
-
-def _search_sequence(batch: Sequence[Any]) -> Path:
-    """``(x, y)``; or the only element after the first that can be labels."""
-    if len(batch) == 2 and not isinstance(batch[1], Tensor):
-        return (1, *locate_labels(batch[1]))
-    tensors = {place: item for place, item in enumerate(batch) if isinstance(item, Tensor)}
-    candidates = [place for place in tensors if place > 0 and _looks_like_labels(tensors[place])]
-    if 1 in tensors and 1 not in candidates and tensors[1].ndim <= 2 and _is_target(tensors[1]):
-        raise NoLabelsError("the second element of a batch holds no class numbers")
-    for suspect in (_counts_up, _is_all_distinct):
-        if len(candidates) > 1:
-            candidates = [p for p in candidates if not suspect(tensors[p])] or candidates
-    if len(candidates) == 1:
-        return (candidates[0],)
-    if candidates:
-        raise NoLabelsError(
-            "more than one element of a batch could be the labels; name one by `labels`"
-        )
-    raise NoLabelsError("a batch holds no labels")
-
-
-def _looks_like_labels(target: Tensor) -> bool:
-    """Integers, one a sample or a position, or one-hot rows; never other floats."""
-    if target.ndim == 0 or target.is_complex():
+def _may_be_input(path: Path, tensor: Tensor, target: Tensor) -> bool:
+    if not path or tensor is target or any(str(step).lower() in LABEL_NAMES for step in path):
         return False
-    if target.ndim == 2 and target.shape[1] > 1 and _is_one_hot(target):
-        return True
-    if target.is_floating_point():
-        return False
-    several = target.ndim > 1 and target[0].numel() > 1
-    return not (several and bool(((target == 0) | (target == 1)).all()) and target.ndim == 2)
+    if not is_plain(tensor):
+        return True  # it may well be the input, and cannot be read
+    several = tensor.ndim > 1 and tensor.shape[1:].numel() > 0
+    return len(tensor) == len(target) and (several or tensor.is_floating_point())
 
 
-def _is_target(tensor: Tensor) -> bool:
-    """Whether what is no label is a target all the same, and not a mask or a second input."""
-    return tensor.is_floating_point() or (tensor.ndim == 2 and tensor.dtype != torch.bool)
+def _best(entries: Sequence[tuple[Path, Tensor]]) -> Tensor | None:
+    """Usual names first, then most dimensions, then the first of a tuple, the largest of fields."""
+    wide = [entry for entry in entries if _is_wide(entry[1])]
+    named = [entry for entry in wide if _has_usual_name(entry)]
+    chosen = named or wide or entries
+    if not chosen or not all(is_plain(tensor) for _, tensor in chosen):
+        return None
+    _, best = max(chosen, key=_rank)
+    return best[:, None] if best.ndim == 1 else best
 
 
-def _counts_up(target: Tensor) -> bool:
-    """Whether numbers go up or down in equal steps, as indices do."""
-    if target.ndim > 1 or len(target) < 2:
-        return False
-    steps = target.long().diff()
-    return int(steps[0]) != 0 and bool((steps == steps[0]).all())
+def _rank(entry: tuple[Path, Tensor]) -> tuple[bool, int, int, int]:
+    path, tensor = entry
+    first = path[0] if isinstance(path[0], int) else 0
+    size = tensor.numel() if isinstance(path[-1], str) else 0
+    return tensor.dtype != torch.bool, tensor.ndim, -first, size
 
 
-def _is_all_distinct(target: Tensor) -> bool:
-    return target.ndim == 1 and len(target) >= 8 and len(set(target.tolist())) == len(target)
+def _is_wide(tensor: Tensor) -> bool:
+    return not is_plain(tensor) or tensor.shape[1:].numel() > 1
 
 
-def _is_one_hot(target: Tensor) -> bool:
-    return bool(((target == 0) | (target == 1)).all()) and bool((target.sum(1) == 1).all())
+def _has_usual_name(entry: tuple[Path, Tensor]) -> bool:
+    return any(str(step).lower() in INPUT_NAMES for step in entry[0])
 
 
-def _floats(tensor: Tensor) -> bool:
-    return tensor.is_floating_point()
+def _belongs(entry: tuple[Path, Tensor], home: Path, depth: int) -> bool:
+    """Whether a tensor in the container of the labels is their input: by its name, or before."""
+    path, tensor = entry
+    step, place = path[depth], home[depth]
+    before = isinstance(step, int) and isinstance(place, int) and step < place
+    return _is_wide(tensor) and (before or _has_usual_name(entry))

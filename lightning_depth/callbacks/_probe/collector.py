@@ -25,15 +25,20 @@ from lightning_depth.callbacks._probe.features import (
     Pool,
     Projection,
     Rows,
-    is_channels_last,
     pool_rows,
 )
 from lightning_depth.callbacks._probe.moments import MomentStore
+from lightning_depth.callbacks._probe.outputs import (
+    Tap,
+    find_taps,
+    is_channels_last,
+    is_time_first,
+)
 from lightning_depth.callbacks._probe.samples import Plan, Samples, SampleStore
 from lightning_depth.functional.reservoir import content_keys
-from lightning_depth.layers import Layer
+from lightning_depth.layers import Layer, unwrap
 
-__all__ = ["INPUT", "Collector", "LayerInfo", "ProbeOptions", "output_module"]
+__all__ = ["INPUT", "Collector", "LayerInfo", "ProbeOptions"]
 
 INPUT = "input"
 HASHED_FEATURES = 1024  # values of an input that its key is made of
@@ -54,10 +59,11 @@ class ProbeOptions:
 
 
 class LayerInfo(NamedTuple):
-    """How a layer was reduced, and from how many features its rows were projected."""
+    """How a layer was reduced, how many features that gave, and how many were kept of them."""
 
     pool: str
     width: int
+    num_features: int
 
 
 class _Arrival(NamedTuple):
@@ -67,28 +73,6 @@ class _Arrival(NamedTuple):
     rows: Rows  # of a pass that is measured whole all labelled ones, else those of the plan
     plan: Plan
     cells: Tensor | None
-
-
-def output_module(layer: Layer, root: nn.Module, watched: set[int]) -> nn.Module:
-    """Return the module whose output is the layer's: an activation that follows belongs to it.
-
-    A single module in a Sequential hands on what its activation, normalisation or pooling
-    without weights makes of it.
-    """
-    if any(True for _ in layer.module.children()):
-        return layer.module
-    for parent in root.modules():
-        members = list(parent.children()) if isinstance(parent, nn.Sequential) else []
-        if not any(member is layer.module for member in members):
-            continue
-        start = next(place for place, member in enumerate(members) if member is layer.module)
-        last = layer.module
-        for member in members[start + 1 :]:
-            if id(member) in watched or next(member.parameters(), None) is not None:
-                break
-            last = member
-        return last
-    return layer.module
 
 
 class Collector:
@@ -121,18 +105,22 @@ class Collector:
         self._seen = 0
         self._arrival: _Arrival | None = None
         self._done: set[str] = set()
-        self.dropped: set[str] = set()
+        self._reached: set[str] = set()
+        self.dropped: dict[str, None] = {}
+        self.mismatch: tuple[int, int] | None = None
         self._channels_last: dict[str, bool] = {}
+        self._time_first: dict[str, bool] = {}
         self._projections: dict[int, Projection] = {}
-        watched = {id(layer.module) for layer in layers}
-        self._taps = [(layer, output_module(layer, root, watched)) for layer in layers]
+        self._taps = find_taps(layers, root)
         self._handles: list[RemovableHandle] = []
 
     def open(self) -> None:
         """Hang the hooks on the modules."""
-        self._handles = [
-            tap.register_forward_hook(partial(self._observe, layer)) for layer, tap in self._taps
-        ]
+        for tap in self._taps:
+            if tap.is_shared:
+                reach = partial(self._reach, tap.layer)
+                self._handles.append(tap.layer.module.register_forward_hook(reach))
+            self._handles.append(tap.module.register_forward_hook(partial(self._observe, tap)))
 
     def close(self) -> None:
         """Take the hooks off; nothing happens where there are none."""
@@ -144,6 +132,7 @@ class Collector:
     def begin(self, batch: Any) -> None:
         """Read the labels of a batch and choose the rows that are wanted."""
         self._done.clear()
+        self._reached.clear()
         self._arrival = None
         if self.reason is not None:
             return
@@ -168,7 +157,7 @@ class Collector:
         size = len(labels)
         grid = labels.shape[1:]
         stride = max(1, -(-grid.numel() // POSITIONS))
-        flat = labels.reshape(size, -1)[:, ::stride]
+        flat = labels.reshape(size, grid.numel())[:, ::stride]
         valid = flat >= 0
         if self._num_unique is not None:
             valid[max(0, self._num_unique - self._seen) :] = False
@@ -179,7 +168,7 @@ class Collector:
             keys = content_keys(torch.stack([keys[sample], column], 1), self.options.seed)
         nuisance = self._nuisance(batch, size)[sample]
         arriving = Samples(keys if places is not None else keys[sample], flat[valid], nuisance)
-        rows, plan = Rows(sample, places), self.store.plan(arriving)
+        rows, plan = Rows(sample, places, tuple(grid)), self.store.plan(arriving)
         if self.moments is None:
             return _Arrival(size, rows.at(plan.rows), plan, None)
         cells = self.moments.index(arriving.labels, arriving.nuisance)
@@ -203,23 +192,41 @@ class Collector:
             raise NoLabelsError("`nuisance` does not give one label a sample")
         return found
 
-    def _observe(self, layer: Layer, module: nn.Module, args: Any, output: Any) -> None:
+    def _reach(self, layer: Layer, module: nn.Module, args: Any, output: Any) -> None:
+        """Forward hook: the next call of what the layer shares with others is its own."""
+        self._reached.add(layer.name)
+
+    def _observe(self, tap: Tap, module: nn.Module, args: Any, output: Any) -> None:
         """Forward hook: keep the rows that are wanted, of the first call in a batch."""
-        if self._arrival is None or layer.name in self._done:
+        name = tap.layer.name
+        if self._arrival is None or name in self._done:
+            return
+        if tap.is_shared and name not in self._reached:
             return
         features = first_tensor(output)
-        if features is None:
+        if features is None or not features.numel():
             return
-        if hasattr(features, "full_tensor"):
-            features = features.full_tensor()
-        if features.ndim == 3 and len(features) != self._arrival.size == features.shape[1]:
-            features = features.transpose(0, 1)  # recurrent nets put time first
-        if len(features) != self._arrival.size:
+        features = self._batch_first(tap, _as_plain(features), self._arrival.size)
+        size = features.size(0)
+        if size != self._arrival.size:
+            self.mismatch = size, self._arrival.size
             return
-        if layer.name not in self._channels_last:
-            self._channels_last[layer.name] = is_channels_last(features, layer.module)
-        last = self._channels_last[layer.name]
-        self._take(layer.name, features, self.options.pool, channels_last=last)
+        if name not in self._channels_last:
+            nested = features.is_nested
+            self._channels_last[name] = nested or is_channels_last(features, tap.layer.module)
+        last = self._channels_last[name]
+        self._take(name, features, self.options.pool, channels_last=last)
+
+    def _batch_first(self, tap: Tap, features: Tensor, size: int) -> Tensor:
+        """The samples in front; recurrent nets and some transformers put time there."""
+        if features.is_nested or features.ndim != 3 or features.shape[1] != size:
+            return features
+        name = tap.layer.name
+        if len(features) != size:  # where they are equal, what another batch has told counts
+            self._time_first[name] = True
+        elif name not in self._time_first:
+            self._time_first[name] = is_time_first(unwrap(tap.layer.module))
+        return features.transpose(0, 1) if self._time_first[name] else features
 
     @torch.no_grad()
     def _take(self, name: str, features: Tensor, pool: Pool, *, channels_last: bool) -> None:
@@ -241,7 +248,7 @@ class Collector:
             self.store.put(name, found, arrival.plan.slots)
 
     def _drop(self, name: str) -> None:
-        self.dropped.add(name)
+        self.dropped[name] = None
         del self.infos[name]
         self.store.forget(name)
         if self.moments is not None:
@@ -249,11 +256,21 @@ class Collector:
 
     def _project(self, name: str, found: Tensor, how: str) -> Tensor:
         width = found.shape[1]
-        self.infos.setdefault(name, LayerInfo(how, width))
         if width not in self._projections:
             options = self.options
             self._projections[width] = Projection(width, options.max_features, options.seed)
-        return self._projections[width](found)
+        projection = self._projections[width]
+        self.infos.setdefault(name, LayerInfo(how, width, projection.num_features))
+        return projection(found)
+
+
+def _as_plain(features: Tensor) -> Tensor:
+    """The whole of a tensor that is spread over devices, or of which only a part is stored."""
+    if hasattr(features, "full_tensor"):
+        features = features.full_tensor()
+    if features.is_nested or features.layout is torch.strided:
+        return features
+    return features.to_dense()
 
 
 def _places(column: Tensor, grid: torch.Size) -> Tensor:

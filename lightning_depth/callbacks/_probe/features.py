@@ -8,13 +8,16 @@ from __future__ import annotations
 from typing import Literal, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["Pool", "PoolFunction", "Projection", "Rows", "is_channels_last", "pool_rows"]
+from lightning_depth.errors import ConfigurationError
+
+__all__ = ["Pool", "PoolFunction", "Projection", "Rows", "pool_rows"]
 
 NONZEROS = 4  # buckets that every feature is added to
 FEW = 2  # one of so many samples is few
 SMALL = 16  # positions of a small map
+EXTRA_TOKENS = 2  # that may stand before those of the positions: of the class, of distillation
 
 
 class PoolFunction(Protocol):
@@ -34,14 +37,17 @@ class Rows(NamedTuple):
         samples: Which samples, ``(M,)``.
         places: Where in each sample, as a share of its height and width ``(M, P)``; None for
             labels that hold for the whole sample.
+        grid: Height and width of the labels, P sizes.
     """
 
     samples: Tensor
     places: Tensor | None
+    grid: tuple[int, ...] = ()
 
     def at(self, index: Tensor) -> Rows:
         """Some of these rows."""
-        return Rows(self.samples[index], None if self.places is None else self.places[index])
+        places = None if self.places is None else self.places[index]
+        return Rows(self.samples[index], places, self.grid)
 
 
 def pool_rows(output: Tensor, rows: Rows, pool: Pool, *, channels_last: bool) -> tuple[Tensor, str]:
@@ -52,8 +58,13 @@ def pool_rows(output: Tensor, rows: Rows, pool: Pool, *, channels_last: bool) ->
     """
     output = output.detach()
     samples = rows.samples.to(output.device)
+    if output.is_nested:  # sequences without padding
+        if pool == "mean" and rows.places is None:
+            means = [tokens.float().mean(0) for tokens in output.unbind()]
+            return torch.stack(means).index_select(0, samples), "mean"
+        output = output.to_padded_tensor(0.0)
     if rows.places is not None and output.ndim > 2 and not callable(pool):
-        return _at_places(output, samples, rows.places, channels_last), "position"
+        return _at_places(output, rows, channels_last)
     if FEW * len(samples) <= len(output):
         return _reduce(output.index_select(0, samples), pool, channels_last)
     reduced, how = _reduce(output, pool, channels_last)
@@ -63,7 +74,7 @@ def pool_rows(output: Tensor, rows: Rows, pool: Pool, *, channels_last: bool) ->
 def _reduce(output: Tensor, pool: Pool, channels_last: bool) -> tuple[Tensor, str]:
     """One row a sample ``(B, D)``, and how."""
     if callable(pool):
-        return pool(output).flatten(1), getattr(pool, "__name__", type(pool).__name__)
+        return _as_rows(pool(output), output), getattr(pool, "__name__", type(pool).__name__)
     if output.ndim <= 2:
         return output if output.ndim == 2 else output[:, None], "none"
     if pool == "flatten":
@@ -71,6 +82,17 @@ def _reduce(output: Tensor, pool: Pool, channels_last: bool) -> tuple[Tensor, st
     if pool == "class_token" and output.ndim == 3 and channels_last:
         return output[:, 0], "class token"
     return _mean(output, channels_last), "mean"
+
+
+def _as_rows(pooled: object, output: Tensor) -> Tensor:
+    """What a user's function returned, as ``(B, D)``."""
+    if isinstance(pooled, Tensor) and pooled.ndim and len(pooled) == len(output):
+        return pooled.reshape(len(pooled), -1)
+    got = tuple(pooled.shape) if isinstance(pooled, Tensor) else type(pooled).__name__
+    raise ConfigurationError(
+        f"`pool` must return one row a sample, (B, D), but it returned {got} for an output of "
+        f"shape {tuple(output.shape)}."
+    )
 
 
 def _mean(output: Tensor, channels_last: bool) -> Tensor:
@@ -83,21 +105,6 @@ def _mean(output: Tensor, channels_last: bool) -> Tensor:
         shares = torch.full((count,), 1 / count, dtype=wide, device=output.device)
         return torch.mv(output.to(wide).reshape(-1, count), shares).reshape(output.shape[:2])
     return output.mean(tuple(range(2, output.ndim)), dtype=wide)
-
-
-def is_channels_last(output: Tensor, module: nn.Module) -> bool:
-    """Whether the last axis holds the features: told by the widths of the module's weights."""
-    if output.ndim < 3:
-        return False
-    widths, convolves = set(), False
-    for part in module.modules():
-        convolves |= isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-        widths |= {weight.shape[0] for weight in part.parameters(recurse=False) if weight.ndim}
-        widths |= {getattr(part, "hidden_size", -1)}
-    first, last = output.shape[1] in widths, output.shape[-1] in widths
-    if first != last:
-        return last
-    return output.ndim == 3 and not convolves
 
 
 class Projection:
@@ -140,16 +147,20 @@ class Projection:
         return bags.T  # (M, num_features)
 
 
-def _at_places(output: Tensor, samples: Tensor, places: Tensor, channels_last: bool) -> Tensor:
+def _at_places(output: Tensor, rows: Rows, channels_last: bool) -> tuple[Tensor, str]:
     """The features of one position of each row, the nearest where resolutions differ."""
+    samples = rows.samples.to(output.device)
+    places = rows.places.to(output.device)  # type: ignore[union-attr] # there are places
     if not channels_last:
         output = output.movedim(1, -1)
     sizes = output.shape[1:-1]
-    if len(sizes) < places.shape[1]:
-        return output.flatten(1, -2).mean(1)[samples]
-    places = places.to(output.device)
+    if len(sizes) < len(rows.grid):
+        return output.flatten(1, -2).mean(1)[samples], "mean"
+    extra = sizes[0] - rows.grid[0] if len(sizes) == 1 and channels_last else 0
+    if 0 < extra <= EXTRA_TOKENS:
+        output, sizes = output[:, extra:], torch.Size(rows.grid)
     index = [samples] + [
         (places[:, axis] * size).long().clamp(max=size - 1)
-        for axis, size in enumerate(sizes[: places.shape[1]])
+        for axis, size in enumerate(sizes[: len(rows.grid)])
     ]
-    return output[tuple(index)].flatten(1)
+    return output[tuple(index)].flatten(1), "position"

@@ -6,7 +6,7 @@ Letters: N samples, D features.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,6 +35,8 @@ class FinishedPass:
         cells: Class and nuisance label of each cell.
         counts: Samples of each class that were seen.
         reason: Why nothing can be measured, None where something can.
+        dropped: Layers whose width changed from batch to batch.
+        mismatch: Rows that a layer handed on and labels of that batch, where they differed.
     """
 
     samples: Samples
@@ -45,6 +47,8 @@ class FinishedPass:
     cells: list[tuple[int, int]]
     counts: dict[int, int]
     reason: str | None
+    dropped: list[str] = field(default_factory=list)
+    mismatch: tuple[int, int] | None = None
 
 
 def finish_pass(collector: Collector, world_size: int, device: torch.device) -> FinishedPass:
@@ -55,25 +59,27 @@ def finish_pass(collector: Collector, world_size: int, device: torch.device) -> 
         everyone = [mine] * get_world_size()
         all_gather_object(everyone, mine)
     counts: Counter[int] = Counter()
-    infos: dict[str, tuple[LayerInfo, int]] = {}
+    infos: dict[str, LayerInfo] = {}
     for about in everyone:
         counts.update(about["counts"])
         infos = {**about["infos"], **infos}
     infos = {name: infos[name] for name in max((a["infos"] for a in everyone), key=len)} | infos
-    dropped = {name for about in everyone for name in about["dropped"]}
+    dropped = list(dict.fromkeys(name for about in everyone for name in about["dropped"]))
     infos = {name: info for name, info in infos.items() if name not in dropped}
     index, samples, owner = _choose(everyone, counts, collector.store.capacity)
     own = index[owner == mine["rank"]]
     finished = FinishedPass(samples, {}, {}, {}, {}, [], dict(counts), _first_reason(everyone))
+    finished.dropped = dropped
+    finished.mismatch = next((a["mismatch"] for a in everyone if a["mismatch"]), None)
     finished.cells = sorted({cell for about in everyone for cell in about["cells"]})
-    for name, (info, width) in infos.items():
+    for name, info in infos.items():
         finished.infos[name] = info
-        features, filled = _own_rows(collector, name, own, width)
+        features, filled = _own_rows(collector, name, own, info.num_features)
         if world_size > 1:
             features, filled = _gather_rows(features, filled, owner, device)
         finished.features[name], finished.filled[name] = features, filled
         if collector.moments is not None:
-            finished.moments[name] = _moments(collector, name, width, finished.cells)
+            finished.moments[name] = _moments(collector, name, info.num_features, finished.cells)
             if world_size > 1:
                 _reduce(finished.moments[name], device)
     return finished
@@ -82,15 +88,15 @@ def finish_pass(collector: Collector, world_size: int, device: torch.device) -> 
 def _about(collector: Collector) -> dict[str, Any]:
     """What the other processes must know before any features travel."""
     slots = (collector.store.samples.labels >= 0).nonzero()[:, 0]
-    widths = collector.store.layers()
     return {
         "rank": collector.rank,
         "slots": slots,
         "samples": collector.store.samples.at(slots),
         "counts": collector.store.counts,
-        "infos": {name: (info, widths[name]) for name, info in collector.infos.items()},
+        "infos": dict(collector.infos),
         "cells": list(collector.moments.cells) if collector.moments is not None else [],
-        "dropped": sorted(collector.dropped),
+        "dropped": list(collector.dropped),
+        "mismatch": collector.mismatch,
         "reason": collector.reason,
     }
 

@@ -22,6 +22,7 @@ class ProbeRecord:
         blocks: Those of the layers that may be called idle.
         evidence: What the last pass says about each layer.
         panels: Classes of the last pass in the plane, for some layers.
+        notes: What a reader of the last pass must know, by the kind of trouble.
         reason: Why the last pass could not be measured, None where it could.
     """
 
@@ -31,6 +32,7 @@ class ProbeRecord:
     blocks: list[str] = field(default_factory=list)
     evidence: dict[str, Evidence] = field(default_factory=dict)
     panels: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     reason: str | None = None
 
     @property
@@ -43,6 +45,7 @@ class ProbeRecord:
         self.laws.append({**when, **result["law"]})
         self.pairs = result["pairs"]
         self.names = result["rows"]["layer"]
+        self.notes = result["notes"]
         self.evidence, self.panels, self.reason = {}, {}, None
 
     def state_dict(self) -> dict[str, Any]:
@@ -54,6 +57,7 @@ class ProbeRecord:
             "blocks": list(self.blocks),
             "evidence": {name: [item.logs, item.probe] for name, item in self.evidence.items()},
             "panels": self.panels,
+            "notes": dict(self.notes),
             "reason": self.reason,
         }
 

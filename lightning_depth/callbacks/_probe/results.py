@@ -26,6 +26,7 @@ from lightning_depth.callbacks._probe.measures import (
     spread_shares,
 )
 from lightning_depth.callbacks._probe.moments import scatter_of
+from lightning_depth.callbacks._probe.notes import notes_on
 from lightning_depth.callbacks._probe.passes import FinishedPass
 from lightning_depth.functional.law import fit_separation_law
 from lightning_depth.functional.plane import class_plane
@@ -39,7 +40,6 @@ __all__ = [
     "picture",
     "scalars_of",
     "summarise",
-    "why_unmeasurable",
 ]
 
 PANELS = 8
@@ -62,21 +62,6 @@ def pair_column(pair: tuple[int, int]) -> str:
     return f"fisher_{pair[0]}_{pair[1]}"
 
 
-def why_unmeasurable(finished: FinishedPass) -> str | None:
-    """The sentence that says why a pass cannot be measured, None where it can."""
-    if finished.reason is not None:
-        return finished.reason
-    if not finished.counts:
-        return "no validation batch had a label"
-    if len(finished.counts) < 2:
-        return "all validation samples have the same label"
-    if max(finished.counts.values()) < 2:
-        return "no two validation samples have the same label; they look like indices"
-    if not any(name != INPUT and bool(mask.any()) for name, mask in finished.filled.items()):
-        return "the validation step runs none of the watched layers on the labelled samples"
-    return None
-
-
 def summarise(finished: FinishedPass, names: Sequence[str], question: Question) -> dict[str, Any]:
     """Return everything that is kept of a pass.
 
@@ -86,7 +71,7 @@ def summarise(finished: FinishedPass, names: Sequence[str], question: Question) 
         question: What to measure.
 
     Returns:
-        Plain containers: ``rows`` (columns by layer), ``law`` and ``pairs``.
+        Plain containers: ``rows`` (columns by layer), ``notes``, ``law`` and ``pairs``.
     """
     classes = sorted(finished.counts)
     rows: dict[str, list[Any]] = {}
@@ -101,6 +86,7 @@ def summarise(finished: FinishedPass, names: Sequence[str], question: Question) 
             rows.setdefault(column, []).append(value)
     return {
         "rows": rows,
+        "notes": notes_on(finished, rows),
         "law": _law(rows),
         "pairs": [
             _pair(classes[first], classes[second], [curve[place] for curve in curves], names)
@@ -148,8 +134,10 @@ def describe_pass(rows: Mapping[str, Sequence[Any]], law: Mapping[str, float]) -
 
 
 def _moves(values: Sequence[float]) -> str:
-    verb = "rises" if values[-1] > values[0] else "falls"
-    return f"{verb} from {values[0]:.2g} to {values[-1]:.2g}"
+    first, last = f"{values[0]:.2g}", f"{values[-1]:.2g}"
+    if first == last:
+        return f"stays at {first}"
+    return f"{'rises' if values[-1] > values[0] else 'falls'} from {first} to {last}"
 
 
 def jackknife_pass(
@@ -191,8 +179,8 @@ def _measure_layer(
         row |= measure_sums(source, sample, question.measures)
     else:
         row |= measure_sample(sample, question.measures)
-    asked = [
-        tuple(classes.index(label) if label in classes else 0 for label in pair)
+    asked = [  # of a label that never came there is no curve
+        tuple(classes.index(label) for label in pair) if {*pair} <= {*classes} else (0, 0)
         for pair in question.class_pairs
     ]
     values = _values_of(source, [*asked, *hardest])

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any
 
 import lightning.pytorch as pl
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_depth.callbacks._probe.measures import MEASURES, Measure
-from lightning_depth.errors import check_choice, invalid
+from lightning_depth.errors import check_choice, check_count, invalid
 
-__all__ = ["check_measures", "check_pairs", "count_repeated", "count_unique", "is_last_pass"]
+__all__ = [
+    "check_measures",
+    "check_pairs",
+    "check_seed",
+    "check_where",
+    "count_repeated",
+    "count_unique",
+    "is_last_pass",
+    "why_no_loader",
+]
 
 
 def check_measures(measures: Sequence[Measure]) -> tuple[Measure, ...]:
-    """Return the measures, or refuse one that is unknown."""
+    """Return the measures, or refuse one that is unknown, and none at all."""
+    if isinstance(measures, str) or not list(measures):
+        raise invalid("measures", "a list of at least one name, as in ['fisher']", measures)
     for name in measures:
         check_choice("measures", name, MEASURES)
     return tuple(measures)
@@ -26,13 +38,37 @@ def check_pairs(pairs: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]
     found = []
     for pair in pairs:
         try:
-            first, second = (int(label) for label in pair)
+            first, second = (index(label) for label in pair)
         except (TypeError, ValueError):
             raise invalid("class_pairs", "pairs of labels, as in [(4, 9)]", pairs) from None
         if first == second:
             raise invalid("class_pairs", "pairs of two different labels", pairs)
         found.append((first, second))
     return tuple(found)
+
+
+def check_where(name: str, where: Any) -> Any:
+    """Return where a label is to be found, or refuse what names no part of a batch."""
+    usable = where is None or callable(where) or isinstance(where, (str, int))
+    if not usable or isinstance(where, bool):
+        raise invalid(name, "a key, a place or a callable that is handed the batch", where)
+    return where
+
+
+def check_seed(seed: int) -> int:
+    """Return a seed that torch's generators take, room left for what is added to it."""
+    if check_count("seed", seed, 0) >= 2**63:
+        raise invalid("seed", "a whole number below 2**63", seed)
+    return seed
+
+
+def why_no_loader(trainer: pl.Trainer, dataloader_idx: int) -> str | None:
+    """The sentence that says that the validation loader asked for is not there."""
+    count = len(trainer.num_val_batches)
+    if dataloader_idx < count:
+        return None
+    known = f"their numbers are 0 to {count - 1}" if count > 1 else "there is only number 0"
+    return f"there is no validation loader {dataloader_idx}, which `dataloader_idx` names; {known}"
 
 
 def is_last_pass(trainer: pl.Trainer) -> bool:

@@ -117,7 +117,8 @@ class SampleStore:
     def rows_of(self, layer: str, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Features of a layer at some slots and whether each was measured."""
         filled = torch.isin(self._batches[slots], torch.tensor(self._measured[layer]))
-        return self._buffers[layer][slots], filled
+        buffer = self._buffers[layer]  # which ends early where the layer ran in early batches only
+        return buffer[slots.clamp(max=len(buffer) - 1)], filled
 
     def layers(self) -> dict[str, int]:
         """The layers that were measured and how wide they are."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_depth.callbacks._probe.collector import output_module
 from lightning_depth.callbacks._probe.features import (
     Projection,
     Rows,
-    is_channels_last,
     pool_rows,
 )
+from lightning_depth.callbacks._probe.outputs import find_taps, is_channels_last
+from lightning_depth.errors import ConfigurationError
 from lightning_depth.layers import select_layers
 
 ALL = Rows(torch.arange(4), None)
@@ -49,6 +51,38 @@ def test_few_and_many_samples_are_reduced_alike(wanted: list[int], dtype: torch.
     torch.testing.assert_close(rows, x[wanted].float().mean((2, 3)))
 
 
+def test_positions_follow_the_tokens_of_class_and_distillation() -> None:
+    x = torch.randn(2, 8, 5)
+    samples, columns = torch.tensor([0, 1, 1]), torch.tensor([0, 3, 7])
+    rows = Rows(samples, (columns[:, None] + 0.5) / 8, (8,))
+    for extra in (0, 1, 2):
+        tokens = torch.cat([torch.zeros(2, extra, 5), x], 1)
+        found, how = pool_rows(tokens, rows, "mean", channels_last=True)
+        assert torch.equal(found, x[samples, columns]), extra
+        assert how == "position"
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_sequences_without_padding_are_reduced_by_the_mean_of_their_own_tokens() -> None:
+    parts = [torch.randn(3, 5), torch.randn(6, 5)]
+    nested = torch.nested.nested_tensor(parts)
+    rows, how = pool_rows(nested, Rows(torch.arange(2), None), "mean", channels_last=True)
+    torch.testing.assert_close(rows, torch.stack([part.mean(0) for part in parts]))
+    assert how == "mean"
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x.sum(), lambda x: x[:1], lambda x: x.shape])
+def test_a_callable_that_loses_the_samples_is_refused(wrong: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(ConfigurationError, match=r"^`pool` must return one row a sample, \(B, D\)"):
+        pool_rows(torch.zeros(4, 3, 2), ALL, wrong, channels_last=False)
+
+
+def test_a_callable_may_return_one_number_a_sample() -> None:
+    x = torch.randn(4, 3)
+    rows, _ = pool_rows(x, ALL, lambda output: output.sum(1), channels_last=False)
+    torch.testing.assert_close(rows, x.sum(1, keepdim=True))
+
+
 def largest(output: Tensor) -> Tensor:
     return output.amax((2, 3))
 
@@ -63,7 +97,7 @@ def test_a_callable_reduces_as_it_likes() -> None:
 def test_positions_are_found_at_any_resolution() -> None:
     x = torch.arange(64.0).reshape(1, 1, 8, 8)
     places = torch.tensor([[0.5 / 4, 3.5 / 4]])  # row 0, column 3 of a grid of 4 x 4
-    rows, how = pool_rows(x, Rows(torch.tensor([0]), places), "mean", channels_last=False)
+    rows, how = pool_rows(x, Rows(torch.tensor([0]), places, (4, 4)), "mean", channels_last=False)
     assert how == "position"
     assert rows.tolist() == [[x[0, 0, 1, 7].item()]]
 
@@ -71,7 +105,7 @@ def test_positions_are_found_at_any_resolution() -> None:
 def test_a_sample_gives_one_row_a_position() -> None:
     x = torch.randn(3, 5, 4, 4)
     places = torch.tensor([[0.1, 0.1], [0.9, 0.4], [0.4, 0.9]])
-    wanted = Rows(torch.tensor([1, 1, 2]), places)
+    wanted = Rows(torch.tensor([1, 1, 2]), places, (4, 4))
     rows, _ = pool_rows(x, wanted, "mean", channels_last=False)
     assert torch.equal(rows, torch.stack([x[1, :, 0, 0], x[1, :, 3, 1], x[2, :, 1, 3]]))
 
@@ -84,11 +118,24 @@ def test_a_sample_gives_one_row_a_position() -> None:
         (nn.TransformerEncoderLayer(8, 2), (2, 5, 8), True),
         (nn.Conv1d(3, 8, 3), (2, 8, 5), False),
         (nn.GRU(3, 8), (2, 5, 8), True),
+        (nn.LSTM(3, 8, bidirectional=True), (2, 8, 16), True),
+        (nn.LSTM(3, 8), (2, 32, 8), True),
         (nn.Linear(8, 8), (2, 8, 8), True),
         (nn.ReLU(), (2, 5, 8), True),
         (nn.Linear(4, 8), (2, 8), False),
     ],
-    ids=["conv", "swin", "transformer", "conv1d", "gru", "square", "bare", "flat"],
+    ids=[
+        "conv",
+        "swin",
+        "transformer",
+        "conv1d",
+        "gru",
+        "as long as its state",
+        "as long as its gates",
+        "square",
+        "bare",
+        "flat",
+    ],
 )
 def test_the_axis_of_the_features(module: nn.Module, shape: tuple[int, ...], last: bool) -> None:
     assert is_channels_last(torch.zeros(shape), module) is last
@@ -134,15 +181,30 @@ def test_projection_is_seeded_and_leaves_narrow_rows_alone() -> None:
 
 def test_the_activation_after_a_single_module_belongs_to_it() -> None:
     net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Dropout(), nn.Linear(4, 2))
-    layers = select_layers(net)
-    watched = {id(layer.module) for layer in layers}
-    taps = [output_module(layer, net, watched) for layer in layers]
-    assert taps == [net[1], net[3], net[4]]
+    taps = find_taps(select_layers(net), net)
+    assert [tap.module for tap in taps] == [net[1], net[3], net[4]]
+    assert not any(tap.is_shared for tap in taps)
 
 
 def test_a_block_hands_on_what_it_returns() -> None:
     blocks = [nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)]
     net = nn.Sequential(*(nn.TransformerEncoderLayer(4, 1) for _ in blocks))
-    layers = select_layers(net)
-    watched = {id(layer.module) for layer in layers}
-    assert [output_module(layer, net, watched) for layer in layers] == list(net)
+    assert [tap.module for tap in find_taps(select_layers(net), net)] == list(net)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [torch.compile, nn.utils.parametrizations.weight_norm],
+    ids=["compiled", "parametrised"],
+)
+def test_a_wrapped_single_module_has_its_activation_too(wrap: Callable[..., nn.Module]) -> None:
+    net = nn.Sequential(wrap(nn.Linear(4, 4)), nn.ReLU(), wrap(nn.Linear(4, 4)), nn.ReLU())
+    assert [tap.module for tap in find_taps(select_layers(net), net)] == [net[1], net[3]]
+
+
+def test_an_activation_that_layers_share_belongs_to_each() -> None:
+    shared = nn.ReLU()
+    net = nn.Sequential(nn.Linear(4, 4), shared, nn.Linear(4, 4), shared, nn.Linear(4, 2))
+    taps = find_taps(select_layers(net), net)
+    assert [tap.module for tap in taps] == [shared, shared, net[4]]
+    assert [tap.is_shared for tap in taps] == [True, True, False]
