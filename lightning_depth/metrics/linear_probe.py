@@ -10,13 +10,13 @@ from torch import Tensor
 from lightning_depth.errors import check_count, check_real
 from lightning_depth.functional.labels import class_indices
 from lightning_depth.functional.probe import fit_ridge
-from lightning_depth.functional.scatter import Scatter, class_scatter
+from lightning_depth.functional.scatter import Scatter
 from lightning_depth.metrics._reservoir_state import (
     empty_reservoir,
     fill_reservoir,
     merge_reservoirs,
 )
-from lightning_depth.metrics._scatter_state import empty_scatter
+from lightning_depth.metrics._scatter_state import empty_scatter, merge_scatters, scatter_about
 from lightning_depth.metrics._state import LabelledFeaturesMetric, State
 
 __all__ = ["LinearProbeAccuracy"]
@@ -60,6 +60,7 @@ class LinearProbeAccuracy(LabelledFeaturesMetric):
         counts: Tensor
         sums: Tensor
         moment: Tensor
+        origin: Tensor
         num_seen: Tensor
         kept_features: Tensor
         kept_labels: Tensor
@@ -111,12 +112,17 @@ class LinearProbeAccuracy(LabelledFeaturesMetric):
         """Return the accuracy, NaN with one warning where it is not defined."""
         if not self.num_kept or not bool(self.counts.any()):
             return self._not_a_number("it needs samples at even and at odd places of the stream.")
-        scatter = Scatter(self.counts, self.sums, self.moment)
-        readout = fit_ridge(scatter, self.ridge)
-        finite = bool(torch.isfinite(self.kept_features).all())
-        if not finite or bool(torch.isnan(readout.weight).any()):
+        if not bool(torch.isfinite(self.kept_features).all() & torch.isfinite(self.moment).all()):
             return self._not_a_number("the features hold values that are not finite.")
-        return (readout.classify(self.kept_features) == self.kept_labels).double().mean()
+        if not bool(self.moment.any()):
+            return self._not_a_number("all samples that it is fitted to have the same features.")
+        readout = fit_ridge(Scatter(self.counts, self.sums, self.moment), self.ridge)
+        if bool(torch.isnan(readout.weight).any()):
+            return self._not_a_number(
+                f"the features depend on each other, which needs a `ridge` above {self.ridge}."
+            )
+        found = readout.classify(self.kept_features - self.origin)
+        return (found == self.kept_labels).double().mean()
 
     def _empty(self, num_features: int) -> dict[str, Tensor]:
         scatter = empty_scatter(self._num_labels, num_features)
@@ -128,15 +134,14 @@ class LinearProbeAccuracy(LabelledFeaturesMetric):
         features, labels = features[labels >= 0], labels[labels >= 0]
         odd = (max(self._place, int(self.num_seen)) + torch.arange(len(labels))) % 2 == 1
         odd = odd.to(labels.device)
-        scatter = class_scatter(features[~odd], labels[~odd], self._num_labels)
+        scatter = scatter_about(features[~odd], labels[~odd], self._state())
         reservoir = fill_reservoir(
             features[odd], self.max_samples, self.seed, kept_labels=labels[odd]
         )
         seen = torch.tensor(len(labels), device=labels.device)
-        return {**scatter._asdict(), **reservoir, "num_seen": seen}
+        return {**scatter, **reservoir, "num_seen": seen}
 
     def _merge(self, first: State, second: State) -> State:
-        summed = {
-            name: first[name] + second[name] for name in ("counts", "sums", "moment", "num_seen")
-        }
-        return {**summed, **merge_reservoirs(first, second, self.max_samples)}
+        scatter = merge_scatters(first, second)
+        reservoir = merge_reservoirs(first, second, self.max_samples)
+        return {**scatter, **reservoir, "num_seen": first["num_seen"] + second["num_seen"]}

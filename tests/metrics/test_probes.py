@@ -23,13 +23,14 @@ def ridge_accuracy(x: np.ndarray, y: np.ndarray, num_classes: int, ridge: float)
 
 
 @pytest.mark.parametrize("num_features", [5, 300], ids=["narrow", "wide"])
-@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e8])
 def test_linear_probe_equals_ridge_of_scikit_learn(num_features: int, offset: float) -> None:
     x, y = reference.clusters(250, num_features, 4, spread=3.0)
     metric = LinearProbeAccuracy(num_classes=4, ridge=0.01)
     for rows, labels in zip((x + offset).split(31), y.split(31), strict=True):
         metric.update(rows, labels)
-    expected = ridge_accuracy(x.numpy(), y.numpy(), 4, 0.01)
+    near = (x + offset - offset).numpy()
+    expected = ridge_accuracy(near, y.numpy(), 4, 0.01)
     assert metric.compute().item() == pytest.approx(expected)
     assert metric.num_kept == 125
 
@@ -155,6 +156,10 @@ def test_reservoir_is_a_fair_sample() -> None:
          "the features hold values that are not finite."),
         (LinearProbeAccuracy(2), [[1.0], [float("nan")]], [0, 1],
          "the features hold values that are not finite."),
+        (LinearProbeAccuracy(2, ridge=0.0), [[1.0, 2.0], [2.0, 4.0]] * 4, [0, 1] * 4,
+         "all samples that it is fitted to have the same features."),
+        (LinearProbeAccuracy(2, ridge=0.0), [[1.0, 2.0], [3.0, 6.0], [2.0, 4.0], [5.0, 1.0]],
+         [0, 1, 1, 0], "the features depend on each other, which needs a `ridge` above 0.0."),
     ],
 )  # fmt: skip
 def test_undefined_is_nan_with_one_warning(
@@ -163,6 +168,21 @@ def test_undefined_is_nan_with_one_warning(
     metric.update(torch.tensor(x), torch.tensor(y))
     with pytest.warns(UserWarning, match=f"^{type(metric).__name__} is NaN: {re.escape(reason)}$"):
         assert torch.isnan(metric.compute())
+
+
+@pytest.mark.parametrize("value", [0.1, 3.3, 1e8 / 3, 0.0])
+@pytest.mark.parametrize("batch_size", [7, 3000])
+def test_a_probe_of_constant_features_is_nan_with_one_warning(
+    value: float, batch_size: int
+) -> None:
+    metric = LinearProbeAccuracy(num_classes=3)
+    x, y = torch.full((3000, 8), value), torch.arange(3000) % 3
+    for rows, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        metric.update(rows, labels)
+    sentence = "is NaN: all samples that it is fitted to have the same features.$"
+    with pytest.warns(UserWarning, match=sentence) as seen:
+        assert torch.isnan(metric.compute())
+    assert len(seen) == 1
 
 
 def test_one_sample_a_class_has_an_answer() -> None:

@@ -44,6 +44,27 @@ def test_equals_two_pass_reference(
     assert metric.compute().item() == pytest.approx(expected(x.numpy(), y.numpy()), rel=1e-8)
 
 
+@pytest.mark.parametrize(("metric_class", "expected"), CASES)
+@pytest.mark.parametrize("way", ["update", "forward", "merge"])
+@pytest.mark.filterwarnings("ignore:.*no class has two samples")
+@pytest.mark.filterwarnings("ignore:.*it needs samples of at least two classes")
+def test_an_offset_costs_no_digits_in_a_thousand_batches(
+    metric_class: type[Metric], expected: Callable[..., float], way: str
+) -> None:
+    x, y = reference.clusters(4000, 6, 5)
+    far = x + 1e6
+    metric, other = metric_class(num_classes=5), metric_class(num_classes=5)
+    for place, (rows, labels) in enumerate(zip(far.split(4), y.split(4), strict=True)):
+        if way == "forward":
+            metric.forward(rows, labels)
+        else:
+            (other if way == "merge" and place % 3 else metric).update(rows, labels)
+    if way == "merge":
+        metric.merge_state(other)
+    near = (far - 1e6).numpy()  # which is exact
+    assert metric.compute().item() == pytest.approx(expected(near, y.numpy()), rel=1e-9)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_of_features_at_hand_equals_that_of_sums(shape: tuple[int, int, int]) -> None:
     x, y = reference.clusters(*shape)
@@ -172,6 +193,36 @@ def test_undefined_is_nan_with_one_warning(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.isnan(metric.compute())
+
+
+@pytest.mark.parametrize("metric_class", [DataSeparation, NeuralCollapse, FisherRatio])
+@pytest.mark.parametrize("value", [0.1, 3.3, 1e8 / 3, 0.0])
+@pytest.mark.parametrize("batch_size", [7, 3000])
+def test_constant_features_are_nan_with_one_warning(
+    metric_class: type[Metric], value: float, batch_size: int
+) -> None:
+    metric, other = metric_class(num_classes=3), metric_class(num_classes=3)
+    x, y = torch.full((3000, 8), value), torch.arange(3000) % 3
+    for place, (rows, labels) in enumerate(
+        zip(x.split(batch_size), y.split(batch_size), strict=True)
+    ):
+        (other if place % 2 else metric).update(rows, labels)
+    metric.merge_state(other)
+    with pytest.warns(UserWarning, match="is NaN: the means of all classes coincide.$") as seen:
+        assert torch.isnan(metric.compute())
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(("metric_class", "expected"), CASES)
+def test_constant_features_beside_others_change_nothing(
+    metric_class: type[Metric], expected: Callable[..., float]
+) -> None:
+    x, y = reference.clusters(900, 5, 4)
+    metric = metric_class(num_classes=4)
+    wider = torch.cat([x, torch.full((900, 3), 1e8 / 3, dtype=torch.float64)], 1)
+    for rows, labels in zip(wider.split(4), y.split(4), strict=True):
+        metric.update(rows, labels)
+    assert metric.compute().item() == pytest.approx(expected(x.numpy(), y.numpy()), rel=1e-9)
 
 
 def test_collapsed_classes() -> None:
