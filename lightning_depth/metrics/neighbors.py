@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -53,7 +53,8 @@ class KNNAccuracy(ReservoirMetric):
     higher_is_better: bool = True
     plot_upper_bound: float = 1.0
 
-    kept_labels: Tensor
+    if TYPE_CHECKING:  # torch.jit.script cannot read annotations of the class itself
+        kept_labels: Tensor
 
     def __init__(
         self,

@@ -137,6 +137,11 @@ def test_inference_mode_and_then_training(metric_class: type[Metric]) -> None:
     assert metric.compute().item() == pytest.approx(filled(metric_class).compute().item())
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_can_be_scripted(metric_class: type[Metric]) -> None:
+    torch.jit.script(metric_class(num_classes=4))
+
+
 def test_state_stays_out_of_checkpoints(metric_class: type[Metric]) -> None:
     assert filled(metric_class).state_dict() == {}
 
