@@ -332,6 +332,11 @@ def test_excluding_everything_is_refused() -> None:
         select_layers(_tower(), exclude="*")
 
 
+def test_including_nothing_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"^`include` must be at least one pattern, but "):
+        select_layers(_tower(), include=[])
+
+
 def test_unknown_granularity_is_refused() -> None:
     sentence = "^`granularity` must be one of 'block', 'leaf', but got 'blok'. Did you mean 'block'"
     with pytest.raises(ConfigurationError, match=sentence):

@@ -33,7 +33,7 @@ from lightning_depth.callbacks._logging import (
     takes_figures,
 )
 from lightning_depth.callbacks._verdict import verdict_box, write_findings
-from lightning_depth.errors import MisuseError
+from lightning_depth.errors import MisuseError, invalid
 from lightning_depth.findings import Finding, rank_findings
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class DepthCallback(pl.Callback):
     def __init__(
         self, prefix: str, on_finding: OnFinding = "warn", history: History | None = None
     ) -> None:
+        if not isinstance(prefix, str) or not prefix:
+            raise invalid("prefix", "the first part of the logged keys, a word", prefix)
         self._prefix = prefix
         self._on_finding = check_on_finding(on_finding)
         self._history = history if history is not None else History()

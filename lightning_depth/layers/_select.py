@@ -109,6 +109,8 @@ def _filter(
     wanted = _matches("include", include, names) if include is not None else set(names)
     unwanted = _matches("exclude", exclude, names) if exclude is not None else set()
     chosen = [layer for layer in layers if layer.name in wanted - unwanted]
+    if layers and not wanted:
+        raise invalid("include", "at least one pattern", include)
     if layers and not chosen:
         raise invalid("exclude", "a choice that leaves at least one layer", exclude)
     return chosen

@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_depth.callbacks import LayerSeparabilityProbe
+from lightning_depth.callbacks._probe.figures import draw_profile
 from lightning_depth.errors import ConfigurationError, MisuseError
 from tests.metrics import reference
 
@@ -534,6 +536,25 @@ def test_figures_show_measures_by_depth_and_classes_by_layer() -> None:
     assert [text.get_text() for text in panels[0].get_legend().get_texts()] == ["4", "9"]
 
 
+@pytest.mark.parametrize(
+    "values", [[2e3, 30, 0.7], [1.2, 1.5, 1.9], [0.5, 4, 20]], ids=["four", "less", "two"]
+)
+def test_labels_of_a_logarithmic_axis_have_room(values: list[float]) -> None:
+    table = {"epoch": [0] * 3, "step": [0] * 3, "depth": [0, 1, 2], "separation": values}
+    figure, (axis,) = draw_profile(table, {}, ["separation"])
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    low, high = axis.get_ylim()
+    boxes = sorted(
+        (box.y0, box.y1)
+        for label in axis.get_yticklabels(which="both")
+        if label.get_text() and low <= label.get_position()[1] <= high
+        for box in [label.get_window_extent(canvas.get_renderer())]
+    )
+    assert len(boxes) >= 2
+    assert all(before[1] <= after[0] + 1 for before, after in pairwise(boxes))
+
+
 def test_nothing_to_draw_is_said() -> None:
     probe = LayerSeparabilityProbe()
     trainer(probe, limit_val_batches=0).fit(Net(), loader(TRAIN[:64]), loader())
@@ -578,6 +599,8 @@ def test_too_few_samples_to_draw_is_said() -> None:
         ({"seed": 0.5}, "`seed` must be a whole number of at least 0, but got 0.5."),
         ({"seed": 2**63},
          "`seed` must be a whole number below 2**63, but got 9223372036854775808."),
+        ({"prefix": ""},
+         "`prefix` must be the first part of the logged keys, a word, but got ''."),
         ({"measures": "fisher"},
          "`measures` must be a list of at least one name, as in ['fisher'], but got 'fisher'."),
         ({"measures": ()},

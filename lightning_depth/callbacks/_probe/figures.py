@@ -89,13 +89,26 @@ def _draw_column(
             axis.plot(ends, line, "--", lw=1, color="crimson")
             axis.set_title(text, fontsize="small", color="crimson")
     if column in ("separation", "collapse") or column.startswith("fisher"):
-        axis.set_yscale("log")
-        axis.yaxis.set_major_formatter(_plain)
-        axis.yaxis.set_minor_formatter(_plain)
-        axis.tick_params(axis="y", which="minor", labelsize="x-small")
+        _scale_by_decades(axis)
     axis.set_xlabel("depth (0 is the input)")
     axis.set_ylabel(LABELS.get(column) or _pair_label(column))
     axis.grid(alpha=0.3)
+
+
+def _scale_by_decades(axis: Axes) -> None:
+    """A logarithmic axis with as many labels as there is room for."""
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    decades = math.log10(high / low)
+    labelled = {2, 5} if decades <= 2.5 else set()
+
+    def between(value: float, place: int) -> str:
+        leading = round(value / 10 ** math.floor(math.log10(value) + 1e-9))
+        return _plain(value, place) if decades <= 1 or leading in labelled else ""
+
+    axis.yaxis.set_major_formatter(_plain)
+    axis.yaxis.set_minor_formatter(between)
+    axis.tick_params(axis="y", which="minor", labelsize="x-small")
 
 
 def _plain(value: float, place: float = 0.0) -> str:
