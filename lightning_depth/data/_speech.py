@@ -6,7 +6,6 @@ import io
 import re
 import wave
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -23,7 +22,7 @@ _NAME = re.compile(r"(\d)_([a-z]+)_(\d+)\.wav")
 _ARCHIVE = "fsdd_recordings.zip"
 _WINDOW, _HOP = 256, 80  # 32 ms, moved by 10 ms
 _QUIETEST = 1e-6  # of a power; a recording has power 1
-_LONGEST = 60 * SAMPLE_RATE
+_MOST_BYTES = 60 * SAMPLE_RATE * 2  # a minute
 _CHUNK = 250  # recordings whose spectra are in memory at once
 
 Array = NDArray[np.float32]
@@ -61,12 +60,7 @@ def read_recordings(root: Path) -> list[Recording]:
         ConfigurationError: There are none, or a file is damaged or of another format.
     """
     path = root / _ARCHIVE if (root / _ARCHIVE).is_file() else root
-    files = _from_zip(path) if path.is_file() else _from_folder(path / "recordings")
-    found = [
-        Recording(int(match[1]), match[2], int(match[3]), _decode(f"{place}/{name}", content))
-        for place, name, content in files
-        if (match := _NAME.fullmatch(name))
-    ]
+    found = _from_zip(path) if path.is_file() else _from_folder(path / "recordings")
     if not found:
         raise ConfigurationError(
             f"SpokenDigits must have files such as 'recordings/7_theo_0.wav', but there are none "
@@ -76,40 +70,84 @@ def read_recordings(root: Path) -> list[Recording]:
     return sorted(found, key=lambda recording: (recording.digit, recording.speaker, recording.take))
 
 
-def _from_folder(folder: Path) -> Iterator[tuple[Path, str, bytes]]:
+def _from_folder(folder: Path) -> list[Recording]:
+    found = []
     for path in sorted(folder.glob("*.wav")):
-        yield folder, path.name, path.read_bytes()
+        if match := _NAME.fullmatch(path.name):
+            try:
+                _check_size(path, path.stat().st_size)
+                content = path.read_bytes()
+            except OSError as error:
+                raise _unreadable(path, error) from error
+            found.append(_recording(match, path, content))
+    return found
 
 
-def _from_zip(path: Path) -> Iterator[tuple[Path, str, bytes]]:
+def _from_zip(path: Path) -> list[Recording]:
+    found = []
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 name = PurePosixPath(member.filename)
-                if name.parent.name == "recordings" and member.file_size <= 2 * _LONGEST:
-                    yield path / name.parent, name.name, archive.read(member)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+                match = _NAME.fullmatch(name.name)
+                if match and name.parent.name == "recordings":
+                    _check_size(path / name, member.file_size)
+                    _check_password(path, member)
+                    found.append(_recording(match, path / name, archive.read(member)))
+    except ConfigurationError:
+        raise
+    except Exception as error:  # each way to compress has an error of its own for damaged bytes
         raise ConfigurationError(
-            f"The archive {str(path)!r} is truncated, damaged or no zip: {error}."
+            f"The archive {str(path)!r} is truncated, damaged or no zip: {_reason(error)}."
         ) from error
+    return found
 
 
-def _decode(name: str, content: bytes) -> Array:
+def _check_size(path: Path, num_bytes: int) -> None:
+    if num_bytes > _MOST_BYTES:
+        raise ConfigurationError(
+            f"The recording '{path}' must be one spoken digit of at most {_MOST_BYTES:,} bytes, "
+            f"but has {num_bytes:,}."
+        )
+
+
+def _check_password(path: Path, member: zipfile.ZipInfo) -> None:
+    if member.flag_bits & 1:
+        raise ConfigurationError(
+            f"The archive {str(path)!r} must be a zip without a password, "
+            f"but {member.filename!r} in it needs one."
+        )
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says; where a file ends too early, `wave` says nothing."""
+    return getattr(error, "strerror", None) or str(error) or "it ends too early"
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigurationError:
+    return ConfigurationError(f"The recording '{path}' cannot be read: {_reason(error)}.")
+
+
+def _recording(match: re.Match[str], path: Path, content: bytes) -> Recording:
+    return Recording(int(match[1]), match[2], int(match[3]), _decode(path, content))
+
+
+def _decode(path: Path, content: bytes) -> Array:
     try:
         with wave.open(io.BytesIO(content)) as file:
             form = (file.getnchannels(), file.getsampwidth() * 8, file.getframerate())
             expected = file.getnframes()
             frames = file.readframes(expected)
-    except (wave.Error, EOFError) as error:
-        raise ConfigurationError(f"The recording '{name}' cannot be read: {error}.") from error
+    except (wave.Error, EOFError, RuntimeError) as error:
+        raise _unreadable(path, error) from error
     if form != (1, 16, SAMPLE_RATE):
         raise ConfigurationError(
-            f"The recording '{name}' must have 1 channel, 16 bits and {SAMPLE_RATE} Hz, "
+            f"The recording '{path}' must have 1 channel, 16 bits and {SAMPLE_RATE} Hz, "
             f"but has {form[0]}, {form[1]} and {form[2]}."
         )
     if len(frames) != 2 * expected or not expected:
         raise ConfigurationError(
-            f"The recording '{name}' is truncated: its header says {expected} samples, "
+            f"The recording '{path}' is truncated: its header says {expected} samples, "
             f"but it has {len(frames) // 2}."
         )
     return np.frombuffer(frames, "<i2").astype(np.float32) / 32768.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -111,13 +112,15 @@ class SpokenDigits(InMemoryDataModule):
 
     def load(self) -> Splits:
         """Read the recordings, compute their features, split and normalise them."""
-        recordings = read_recordings(data_folder("SpokenDigits", self.root))
-        parts = self._parts(recordings)
+        root = data_folder("SpokenDigits", self.root)
+        recordings = read_recordings(root)
+        digit = torch.tensor([recording.digit for recording in recordings])
+        parts = self._parts(recordings, root)
+        self._check_parts(parts, digit, root)
         inputs = torch.from_numpy(self._features(recordings))
         mean, std = _statistics(inputs[parts == 0])
         inputs = ((inputs - mean) / std).float().unsqueeze(1)
         speakers = sorted({recording.speaker for recording in recordings})
-        digit = torch.tensor([recording.digit for recording in recordings])
         speaker = torch.tensor([speakers.index(recording.speaker) for recording in recordings])
         labels = [digit, speaker] if self.speaker_label else [digit]
         return Splits(
@@ -134,11 +137,16 @@ class SpokenDigits(InMemoryDataModule):
         bands = log_mel(waveforms, self.num_bands)
         return bands if self.features == "log_mel" else mfcc(bands, _NUM_COEFFICIENTS)
 
-    def _parts(self, recordings: list[Recording]) -> Tensor:
+    def _parts(self, recordings: list[Recording], root: Path) -> Tensor:
         """Return 0 for recordings to train on, 1 to validate on, 2 to test on."""
         draw = np.random.default_rng(self.seed).permutation
         if self.split == "speaker":
             known = sorted({recording.speaker for recording in recordings})
+            if len(known) < 3:
+                raise ConfigurationError(
+                    f"The speaker split of SpokenDigits needs recordings of at least 3 speakers, "
+                    f"but {str(root)!r} has only those of {', '.join(known)}."
+                )
             test = check_name("speaker", self.test_speaker, known)
             drawn = str(draw([name for name in known if name != test])[0])
             val = check_name("speaker", self.val_speaker or drawn, known)
@@ -148,13 +156,18 @@ class SpokenDigits(InMemoryDataModule):
             takes = dict.fromkeys(_TEST_TAKES, 2)
             takes.update(dict.fromkeys(draw(others)[:_NUM_VAL_TAKES].tolist(), 1))
             chosen = [takes.get(recording.take, 0) for recording in recordings]
-        parts = torch.tensor(chosen)
-        if any(not (parts == part).any() for part in range(3)):
-            raise ConfigurationError(
-                f"The {self.split} split of SpokenDigits leaves a part empty: "
-                f"there are only {len(recordings)} recordings."
-            )
-        return parts
+        return torch.tensor(chosen)
+
+    def _check_parts(self, parts: Tensor, digits: Tensor, root: Path) -> None:
+        """Refuse recordings that leave a digit out of a part: most likely, some are missing."""
+        for part, use in enumerate(("train", "validate", "test")):
+            missing = sorted(set(range(10)) - set(digits[parts == part].tolist()))
+            if missing:
+                raise ConfigurationError(
+                    f"SpokenDigits must have every digit in every part of its {self.split} split, "
+                    f"but of the {len(digits):,} recordings in {str(root)!r} none to {use} on "
+                    f"says {', '.join(map(str, missing))}."
+                )
 
 
 def _statistics(inputs: Tensor) -> tuple[Tensor, Tensor]:

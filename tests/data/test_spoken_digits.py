@@ -205,6 +205,99 @@ def test_damaged_member_is_noticed(archive: Path) -> None:
         ready(archive)
 
 
+@pytest.mark.parametrize("method", ["deflated", "bzip2", "lzma"])
+def test_zip_with_overwritten_bytes_is_named(tmp_path: Path, method: str) -> None:
+    path = tmp_path / "recordings.zip"
+    with zipfile.ZipFile(path, "w", getattr(zipfile, f"ZIP_{method.upper()}")) as file:
+        noise = np.random.default_rng(0).integers(-9000, 9000, 4000)
+        file.writestr("recordings/0_ann_0.wav", recording(noise))
+    whole = path.read_bytes()
+    start = f"The archive '{path}' is truncated, damaged or no zip: "
+    for place in range(52, len(whole) - 150, len(whole) // 20):
+        path.write_bytes(whole[:place] + b"\xff" * 40 + whole[place + 40 :])
+        with pytest.raises(ConfigurationError, match=f"^{re.escape(start)}.+"):
+            ready(path)
+
+
+def write_zip(path: Path, flags: int = 0, method: int = 0) -> Path:
+    """A zip of one stored recording, whose flags and compression its two headers then say."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("recordings/0_ann_0.wav", recording(np.ones(50)))
+    content = bytearray(path.read_bytes())
+    for header, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = content.index(header) + at
+        content[place : place + 4] = bytes([flags, 0, method, 0])
+    path.write_bytes(content)
+    return path
+
+
+def test_zip_with_a_password_is_named(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.zip", flags=1)
+    refuses(
+        f"The archive '{path}' must be a zip without a password, but 'recordings/0_ann_0.wav' in "
+        "it needs one.",
+        path,
+    )
+
+
+def test_zip_of_unknown_compression_is_named(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.zip", method=97)
+    refuses(
+        f"The archive '{path}' is truncated, damaged or no zip: "
+        "That compression method is not supported.",
+        path,
+    )
+
+
+@pytest.mark.parametrize("length", [0, 3, 11, 20, 35, 43])
+def test_recording_cut_in_its_header_is_named(folder: Path, length: int) -> None:
+    path = folder / "recordings" / "4_bob_2.wav"
+    path.write_bytes(path.read_bytes()[:length])
+    start = f"The recording '{path}' cannot be read: "
+    with pytest.raises(ConfigurationError, match=rf"^{re.escape(start)}\w.*\w\.$"):
+        ready(folder)
+
+
+@pytest.mark.parametrize("place", [0, 8, 12, 16, 17, 18, 19, 36], ids="byte {}".format)
+def test_recording_with_a_damaged_header_is_named(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "recordings" / "4_bob_2.wav"
+    path.parent.mkdir()
+    content = recording(np.ones(100))
+    path.write_bytes(content[:place] + b"\xff" + content[place + 1 :])
+    start = f"The recording '{path}' cannot be read: "
+    with pytest.raises(ConfigurationError, match=rf"^{re.escape(start)}\w.*\w\.$"):
+        read_recordings(tmp_path)
+
+
+def test_folder_named_like_a_recording_is_named(folder: Path) -> None:
+    path = folder / "recordings" / "4_bob_99.wav"
+    path.mkdir()
+    refuses(f"The recording '{path}' cannot be read: Is a directory.", folder)
+
+
+@pytest.mark.parametrize("source", ["folder", "zip"])
+def test_recording_of_hours_is_named(folder: Path, archive: Path, source: str) -> None:
+    content = recording(np.zeros(8000 * 61))
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("recordings/4_bob_99.wav", content)
+    if source == "folder":
+        archive.unlink()
+        (folder / "recordings" / "4_bob_99.wav").write_bytes(content)
+    place = folder if source == "folder" else archive
+    refuses(
+        f"The recording '{place}/recordings/4_bob_99.wav' must be one spoken digit of at most "
+        "960,000 bytes, but has 976,044.",
+        folder,
+    )
+
+
+def test_other_things_beside_the_recordings_are_ignored(folder: Path) -> None:
+    expected = len(read_recordings(folder))
+    (folder / "recordings" / "old takes.wav").mkdir()
+    (folder / "recordings" / "readme.wav").write_bytes(b"nothing of the kind")
+    assert len(read_recordings(folder)) == expected
+
+
 def test_truncated_recording_is_named(folder: Path) -> None:
     path = folder / "recordings" / "4_bob_2.wav"
     path.write_bytes(path.read_bytes()[:-100])
@@ -246,8 +339,44 @@ def test_split_without_training_recordings_is_refused(folder: Path) -> None:
     for path in (folder / "recordings").glob("*_10.wav"):
         path.unlink()
     refuses(
-        "The official split of SpokenDigits leaves a part empty: there are only 300 recordings.",
+        "SpokenDigits must have every digit in every part of its official split, but of the 300 "
+        f"recordings in '{folder}' none to train on says 0, 1, 2, 3, 4, 5, 6, 7, 8, 9.",
         folder,
+    )
+
+
+@pytest.mark.parametrize(
+    ("missing", "options", "sentence"),
+    [
+        ("[2-9]_*", {}, "official split, but of the 66 recordings in '{}' none to train on says"
+         " 2, 3, 4, 5, 6, 7, 8, 9."),
+        ("7_*_[0-4]", {}, "official split, but of the 315 recordings in '{}' none to test on says"
+         " 7."),
+        ("8_bob_*", {"split": "speaker", "val_speaker": "bob", "test_speaker": "ann"},
+         "speaker split, but of the 319 recordings in '{}' none to validate on says 8."),
+    ],
+    ids=["truncated", "takes", "speaker"],
+)  # fmt: skip
+def test_every_digit_must_be_in_every_part(
+    folder: Path, missing: str, options: dict[str, Any], sentence: str
+) -> None:
+    for path in (folder / "recordings").glob(f"{missing}.wav"):
+        path.unlink()
+    start = "SpokenDigits must have every digit in every part of its "
+    refuses(start + sentence.format(folder), folder, **options)
+
+
+@pytest.mark.parametrize("known", [["ann"], ["ann", "bob"]], ids=["one", "two"])
+def test_speaker_split_needs_three_speakers(folder: Path, known: list[str]) -> None:
+    for path in (folder / "recordings").iterdir():
+        if path.name.split("_")[1] not in known:
+            path.unlink()
+    refuses(
+        "The speaker split of SpokenDigits needs recordings of at least 3 speakers, "
+        f"but '{folder}' has only those of {', '.join(known)}.",
+        folder,
+        split="speaker",
+        test_speaker="ann",
     )
 
 
