@@ -104,6 +104,7 @@ def time_first(net: nn.Module, batch: Any) -> None:
     net(batch[0].transpose(0, 1))
 
 
+@pytest.mark.filterwarnings("ignore:LayerSeparabilityProbe. left out:UserWarning")  # the head
 @pytest.mark.parametrize(("kind", "width"), [(Recurrent, 5), (Encoder, 8)])
 def test_as_many_samples_as_time_steps(kind: type[Any], width: int) -> None:
     data = DataLoader(points(48, 16, width), 16)
@@ -111,6 +112,26 @@ def test_as_many_samples_as_time_steps(kind: type[Any], width: int) -> None:
     found = rows_of(measured(Runs(kind(batch_first=False), time_first), data), "fisher")
     for name in [name for name in expected if "layers" in name]:
         assert found[name] == pytest.approx(expected[name], rel=1e-4), name
+
+
+class Embedded(nn.Module):
+    """Puts time first itself, before a layer that does not know it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.recurrent = nn.Linear(5, 8), nn.LSTM(8, 8)
+
+    def forward(self, x: Tensor) -> None:
+        self.recurrent(self.embed(x.transpose(0, 1)))
+
+
+def test_an_order_of_axes_that_cannot_be_known_is_said() -> None:
+    data = points(48, 16, 5)
+    with pytest.warns(UserWarning, match=r"left out, as samples and time .*: net\.embed\.$"):
+        probe = measured(Runs(Embedded()), DataLoader(data, 16))
+    assert probe.history["layer"] == ["input", "net.recurrent"]
+    probe = measured(Runs(Embedded()), DataLoader(data, 12))
+    assert probe.history["layer"] == ["input", "net.embed", "net.recurrent"]
 
 
 class Padded(Dataset[Any]):
@@ -250,7 +271,7 @@ def test_layers_whose_width_changes_are_named() -> None:
     with pytest.warns(UserWarning, match="width changes from batch to batch: net.cut"):
         probe = measured(Runs(net, both), data)
     assert probe.history["layer"] == ["input", "net.head"]
-    with pytest.warns(UserWarning, match="the width of every watched layer changes"):
+    with pytest.warns(UserWarning, match="every watched layer was left out, as their width"):
         measured(Runs(nn.Sequential(Cut(6, 8))), data)
 
 

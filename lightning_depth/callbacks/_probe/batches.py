@@ -123,7 +123,10 @@ def pick(batch: Any, where: str | int | LabelReader, argument: str) -> Tensor:
 
 def _readable(value: Tensor, giver: str) -> Tensor:
     if not is_plain(value):
-        raise NoLabelsError(f"{giver} gives a sparse, nested or complex tensor")
+        raise NoLabelsError(
+            f"{giver} gives a tensor that cannot be read: sparse, nested, complex, quantized, "
+            "without values or of 8-bit floats"
+        )
     if not value.ndim:
         raise NoLabelsError(f"{giver} gives a single number, not one a sample")
     return value

@@ -32,6 +32,7 @@ from lightning_depth.callbacks._probe.outputs import (
     Tap,
     find_taps,
     is_channels_last,
+    is_sequence,
     is_time_first,
 )
 from lightning_depth.callbacks._probe.samples import Plan, Samples, SampleStore
@@ -43,6 +44,8 @@ __all__ = ["INPUT", "Collector", "LayerInfo", "ProbeOptions"]
 INPUT = "input"
 HASHED_FEATURES = 1024  # values of an input that its key is made of
 POSITIONS = 1024  # label positions of one sample that are looked at
+WIDTH_CHANGES = "their width changes from batch to batch"
+NO_ORDER = "samples and time steps are as many and either may come first (try another batch size)"
 STREAMING_SAMPLES = 1000  # kept beside the sums when a whole pass is measured
 
 
@@ -106,12 +109,13 @@ class Collector:
         self._arrival: _Arrival | None = None
         self._done: set[str] = set()
         self._reached: set[str] = set()
-        self.dropped: dict[str, None] = {}
+        self.dropped: dict[str, str] = {}
         self.mismatch: tuple[int, int] | None = None
         self._channels_last: dict[str, bool] = {}
         self._time_first: dict[str, bool] = {}
         self._projections: dict[int, Projection] = {}
         self._taps = find_taps(layers, root)
+        self._has_time_first = any(is_time_first(part) for part in root.modules())
         self._handles: list[RemovableHandle] = []
 
     def open(self) -> None:
@@ -219,13 +223,16 @@ class Collector:
 
     def _batch_first(self, tap: Tap, features: Tensor, size: int) -> Tensor:
         """The samples in front; recurrent nets and some transformers put time there."""
-        if features.is_nested or features.ndim != 3 or features.shape[1] != size:
+        if features.is_nested or features.ndim != 3:
             return features
-        name = tap.layer.name
-        if len(features) != size:  # where they are equal, what another batch has told counts
-            self._time_first[name] = True
-        elif name not in self._time_first:
-            self._time_first[name] = is_time_first(unwrap(tap.layer.module))
+        name, square = tap.layer.name, len(features) == size == features.shape[1]
+        if square and name not in self._time_first:
+            module = unwrap(tap.layer.module)
+            if self._has_time_first and not is_sequence(module):
+                self._drop(name, NO_ORDER)
+            self._time_first[name] = is_time_first(module)
+        elif not square:
+            self._time_first[name] = len(features) != size == features.shape[1]
         return features.transpose(0, 1) if self._time_first[name] else features
 
     @torch.no_grad()
@@ -238,7 +245,7 @@ class Collector:
             return
         found, how = pool_rows(features, arrival.rows, pool, channels_last=channels_last)
         if name in self.infos and self.infos[name].width != found.shape[1]:
-            self._drop(name)  # pictures or sequences of several sizes cannot be compared
+            self._drop(name, WIDTH_CHANGES)  # as with pictures of several sizes
             return
         found = self._project(name, found, how)
         if arrival.cells is not None and self.moments is not None:
@@ -247,9 +254,9 @@ class Collector:
         if len(arrival.plan.rows):
             self.store.put(name, found, arrival.plan.slots)
 
-    def _drop(self, name: str) -> None:
-        self.dropped[name] = None
-        del self.infos[name]
+    def _drop(self, name: str, reason: str) -> None:
+        self.dropped[name] = reason
+        self.infos.pop(name, None)
         self.store.forget(name)
         if self.moments is not None:
             self.moments.forget(name)

@@ -102,7 +102,7 @@ def _scale_by_decades(axis: Axes) -> None:
     decades = math.log10(high / low)
     labelled = {2, 5} if decades <= 2.5 else set()
 
-    def between(value: float, place: int) -> str:
+    def between(value: float, place: float) -> str:
         leading = round(value / 10 ** math.floor(math.log10(value) + 1e-9))
         return _plain(value, place) if decades <= 1 or leading in labelled else ""
 

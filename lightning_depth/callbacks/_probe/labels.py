@@ -84,8 +84,11 @@ def walk(
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor can be read: neither sparse nor nested nor complex."""
-    return not tensor.is_nested and tensor.layout == torch.strided and not tensor.is_complex()
+    """Whether torch can compute with the values of a tensor as they stand, and order them."""
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_meta:
+        return False
+    tiny = tensor.is_floating_point() and tensor.element_size() == 1  # torch has no % for these
+    return not (tensor.is_quantized or tensor.is_complex() or tiny)
 
 
 def is_one_hot(target: Tensor) -> bool:

@@ -26,8 +26,8 @@ def why_unmeasurable(finished: FinishedPass) -> str | None:
         return "no two validation samples have the same label; they look like indices"
     if any(name != INPUT and bool(mask.any()) for name, mask in finished.filled.items()):
         return None if finished.moments else _why_sample_too_small(finished)
-    if finished.dropped:
-        return "the width of every watched layer changes from batch to batch"
+    if reasons := {why for name, why in finished.dropped.items() if name != INPUT}:
+        return f"every watched layer was left out, as {', and '.join(sorted(reasons))}"
     if finished.mismatch:
         rows, labels = finished.mismatch
         return f"the watched layers hand on {rows} rows where the batch has {labels} labels"
@@ -47,9 +47,10 @@ def _why_sample_too_small(finished: FinishedPass) -> str | None:
 def notes_on(finished: FinishedPass, rows: Mapping[str, Sequence[Any]]) -> dict[str, str]:
     """Return what a reader of the rows must know, as sentences by the kind of trouble."""
     notes = {}
-    dropped = [name for name in finished.dropped if name != INPUT]  # pictures of several sizes
-    if dropped:
-        notes["width"] = f"left out, as their width changes from batch to batch: {_some(dropped)}"
+    for why in sorted(set(finished.dropped.values())):
+        names = [name for name, reason in finished.dropped.items() if reason == why]
+        if names := [name for name in names if name != INPUT]:  # pictures of several sizes
+            notes[why] = f"left out, as {why}: {_some(names)}"
     unknown = {
         column: [
             layer for layer, value in zip(rows["layer"], values, strict=True) if value != value

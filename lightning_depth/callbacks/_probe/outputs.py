@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_depth.layers import Layer, unwrap
 
-__all__ = ["Tap", "find_taps", "is_channels_last", "is_time_first"]
+__all__ = ["Tap", "find_taps", "is_channels_last", "is_sequence", "is_time_first"]
 
 _SEQUENCE_MODULES = (
     nn.RNNBase, nn.MultiheadAttention, nn.Transformer, nn.TransformerEncoder,
@@ -80,9 +80,14 @@ def is_channels_last(output: Tensor, module: nn.Module) -> bool:
     return output.ndim == 3 and not convolves
 
 
+def is_sequence(module: nn.Module) -> bool:
+    """Whether it is one of torch's own sequence modules, which know their order of axes."""
+    return isinstance(module, _SEQUENCE_MODULES)
+
+
 def is_time_first(module: nn.Module) -> bool:
     """Whether it is one of torch's own sequence modules and puts time before the samples."""
-    if not isinstance(module, _SEQUENCE_MODULES):
+    if not is_sequence(module):
         return False
     return any(getattr(part, "batch_first", True) is False for part in module.modules())
 

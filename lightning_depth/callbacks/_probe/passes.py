@@ -35,7 +35,7 @@ class FinishedPass:
         cells: Class and nuisance label of each cell.
         counts: Samples of each class that were seen.
         reason: Why nothing can be measured, None where something can.
-        dropped: Layers whose width changed from batch to batch.
+        dropped: Layers that were left out, with the reason.
         mismatch: Rows that a layer handed on and labels of that batch, where they differed.
     """
 
@@ -47,7 +47,7 @@ class FinishedPass:
     cells: list[tuple[int, int]]
     counts: dict[int, int]
     reason: str | None
-    dropped: list[str] = field(default_factory=list)
+    dropped: dict[str, str] = field(default_factory=dict)
     mismatch: tuple[int, int] | None = None
 
 
@@ -64,7 +64,7 @@ def finish_pass(collector: Collector, world_size: int, device: torch.device) -> 
         counts.update(about["counts"])
         infos = {**about["infos"], **infos}
     infos = {name: infos[name] for name in max((a["infos"] for a in everyone), key=len)} | infos
-    dropped = list(dict.fromkeys(name for about in everyone for name in about["dropped"]))
+    dropped = {name: why for about in everyone for name, why in about["dropped"].items()}
     infos = {name: info for name, info in infos.items() if name not in dropped}
     index, samples, owner = _choose(everyone, counts, collector.store.capacity)
     own = index[owner == mine["rank"]]
@@ -95,7 +95,7 @@ def _about(collector: Collector) -> dict[str, Any]:
         "counts": collector.store.counts,
         "infos": dict(collector.infos),
         "cells": list(collector.moments.cells) if collector.moments is not None else [],
-        "dropped": list(collector.dropped),
+        "dropped": dict(collector.dropped),
         "mismatch": collector.mismatch,
         "reason": collector.reason,
     }
