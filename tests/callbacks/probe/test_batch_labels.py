@@ -35,6 +35,10 @@ NO_GRID = (
     "the labels are several numbers a sample and the input has no such positions; "
     "a callable as `labels` can return class numbers or labels of positions"
 )
+UNREADABLE = (
+    "`labels` gives a tensor that cannot be read: sparse, nested, complex, quantized, "
+    "without values or of 8-bit floats"
+)
 
 ASKED = [
     pytest.param((V, (Y, GROUP)), SEVERAL, id="pair-of-labels"),
@@ -191,8 +195,10 @@ MISNAMED = [
     pytest.param(True, "`labels` must be a key, a place or a callable, but is True", id="bool"),
     pytest.param(lambda batch: batch[1][0], "`labels` gives a single number, not one a sample",
                  id="scalar"),
-    pytest.param(lambda batch: batch[1].to_sparse(),
-                 "`labels` gives a sparse, nested or complex tensor", id="sparse"),
+    pytest.param(lambda batch: batch[1].to_sparse(), UNREADABLE, id="sparse"),
+    pytest.param(lambda batch: batch[1] * 1j, UNREADABLE, id="complex"),
+    pytest.param(lambda batch: batch[1].to("meta"), UNREADABLE, id="without-values"),
+    pytest.param(lambda batch: batch[1].to(torch.float8_e4m3fn), UNREADABLE, id="float8"),
     pytest.param(fail, "`labels` cannot read a batch (KeyError: 'speaker')", id="error"),
 ]  # fmt: skip
 
