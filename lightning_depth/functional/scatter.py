@@ -144,8 +144,12 @@ def fisher_ratio(scatter: Scatter) -> Tensor:
     if not is_measurable(scatter.counts, scatter.sums, scatter.moment):
         return scatter.sums.new_tensor(math.nan)
     between = (scatter.counts[:, None] * _centred_means(scatter).square()).sum()
-    within = _floor(_within(scatter).diagonal().sum(), scatter)
-    return between / within
+    within = _within(scatter).diagonal().sum()
+    # so much is left of equal samples where every addition rounds the same way
+    left = scatter.counts.sum() * torch.finfo(within.dtype).eps * scatter.moment.diagonal().sum()
+    if not bool(between + within > left):
+        return torch.full_like(within, math.nan)
+    return between / _floor(within, scatter)
 
 
 def fisher_pairs(variances: Tensor, means: Tensor) -> Tensor:

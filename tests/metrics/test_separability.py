@@ -13,6 +13,13 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_depth.functional.centred import centre, separation_of_features
+from lightning_depth.functional.scatter import (
+    Scatter,
+    class_scatter,
+    data_separation,
+    fisher_ratio,
+    neural_collapse,
+)
 from lightning_depth.metrics import DataSeparation, FisherRatio, NeuralCollapse
 from tests.metrics import reference
 
@@ -211,6 +218,27 @@ def test_constant_features_are_nan_with_one_warning(
     with pytest.warns(UserWarning, match="is NaN: the means of all classes coincide.$") as seen:
         assert torch.isnan(metric.compute())
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("value", [0.1, 3.3, 1e8 / 3, 0.0])
+@pytest.mark.parametrize("batch_size", [1, 7, 3000])
+def test_plain_sums_of_constant_features_are_not_a_number(value: float, batch_size: int) -> None:
+    x, y = torch.full((3000, 8), value, dtype=torch.float64), torch.arange(3000) % 3
+    parts = [
+        class_scatter(rows, labels, 3)
+        for rows, labels in zip(x.split(batch_size), y.split(batch_size), strict=True)
+    ]
+    scatter = Scatter(*(sum(part[1:], part[0]) for part in zip(*parts, strict=True)))
+    for measure in (fisher_ratio, data_separation, neural_collapse):
+        assert torch.isnan(measure(scatter))
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e5])
+def test_plain_sums_far_from_zero_are_still_measured(offset: float) -> None:
+    x, y = reference.clusters(3000, 8, 3)
+    near = (x + offset - offset).numpy()
+    found = fisher_ratio(class_scatter(x + offset, y, 3)).item()
+    assert found == pytest.approx(reference.fisher(near, y.numpy()), rel=1e-14 * offset**2)
 
 
 @pytest.mark.parametrize(("metric_class", "expected"), CASES)
