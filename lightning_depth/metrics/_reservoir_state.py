@@ -19,7 +19,6 @@ class ReservoirMetric(LabelledFeaturesMetric):
 
     kept_features: Tensor
     kept_keys: Tensor
-    options: Tensor
 
     def __init__(
         self,
@@ -33,12 +32,14 @@ class ReservoirMetric(LabelledFeaturesMetric):
         self.max_samples = check_count("max_samples", max_samples, minimum=2)
         self.seed = seed
         super().__init__(num_classes, num_features=num_features, **kwargs)
-        self._tell_apart(self.num_classes, self.max_samples, self.seed)
 
     @property
     def num_kept(self) -> int:
         """Samples in the reservoir."""
         return len(self.kept_keys)
+
+    def _options(self) -> dict[str, int | None]:
+        return {**super()._options(), "max_samples": self.max_samples, "seed": self.seed}
 
     def _empty(self, num_features: int) -> dict[str, Tensor]:
         return empty_reservoir(num_features)

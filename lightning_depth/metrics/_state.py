@@ -40,6 +40,8 @@ class LabelledFeaturesMetric(Metric, ABC):
     is_differentiable: bool = False
     plot_lower_bound: float = 0.0
 
+    options: Tensor
+
     def __init__(
         self, num_classes: int | None, *, num_features: int | None = None, **kwargs: Any
     ) -> None:
@@ -48,13 +50,23 @@ class LabelledFeaturesMetric(Metric, ABC):
         self.num_features = (
             None if num_features is None else check_count("num_features", num_features)
         )
-        self._warned = False
+        self._said: set[str] = set()
         for name, value in self._empty(self.num_features or 0).items():
             self.add_state(name, value, dist_reduce_fx=None)
+        # A collection updates once all metrics whose states are equal after the first batch, when
+        # they may not have come to differ yet. It compares within a hundred-thousandth, so the
+        # options stand digit by digit.
+        text = ", ".join(f"{name}={value}" for name, value in self._options().items())
+        digits = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        self.add_state("options", digits, dist_reduce_fx=None)
 
     @property
     def _num_labels(self) -> int:
         return self.num_classes or 0
+
+    def _options(self) -> dict[str, int | None]:
+        """What decides which states can be merged."""
+        return {"num_classes": self.num_classes}
 
     @abstractmethod
     def _empty(self, num_features: int) -> dict[str, Tensor]:
@@ -107,21 +119,6 @@ class LabelledFeaturesMetric(Metric, ABC):
         """
         return self._plot(val, ax)
 
-    def reset(self) -> None:
-        """Forget all samples, and the width where it was learnt."""
-        super().reset()
-        self._warned = False
-
-    def _tell_apart(self, *options: int | None) -> None:
-        """Make the options that decide what is kept a part of the state.
-
-        A collection updates once all metrics whose states are equal after the first batch, when
-        they may not have come to differ yet. It compares within a hundred-thousandth, so the
-        digits stand one by one.
-        """
-        digits = torch.tensor(list(str(options).encode()), dtype=torch.uint8)
-        self.add_state("options", digits, dist_reduce_fx=None)
-
     def _state(self) -> State:
         return {name: getattr(self, name) for name in self._empty(0)}
 
@@ -150,9 +147,9 @@ class LabelledFeaturesMetric(Metric, ABC):
             )
 
     def _not_a_number(self, reason: str) -> Tensor:
-        """NaN, with a warning the first time."""
-        if not self._warned:
-            self._warned = True
+        """NaN, with one warning of each reason, as ``forward`` would repeat it for every batch."""
+        if reason not in self._said:
+            self._said.add(reason)
             rank_zero_warn(f"{type(self).__name__} is NaN: {reason}", UserWarning)
         return torch.tensor(float("nan"), dtype=torch.float64, device=self.device)
 
@@ -165,7 +162,8 @@ class LabelledFeaturesMetric(Metric, ABC):
             incoming_state: The metric, or its ``metric_state``.
 
         Raises:
-            ConfigurationError: The two do not have the same classes or features.
+            ConfigurationError: The two do not have the same classes, features, ``max_samples`` or
+                ``seed``.
         """
         super().merge_state(incoming_state)
         self._computed = None
@@ -173,8 +171,13 @@ class LabelledFeaturesMetric(Metric, ABC):
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
         current = self._state()
-        if missing := sorted(set(current) - set(incoming_state)):
+        if missing := sorted({*current, "options"} - set(incoming_state)):
             raise ConfigurationError(f"`incoming_state` must hold {missing[0]!r}, but does not.")
+        if not torch.equal(self.options, incoming_state["options"]):
+            mine, other = map(_text, (self.options, incoming_state["options"]))
+            raise ConfigurationError(
+                f"`incoming_state` must be of a metric with {mine}, but got {other}."
+            )
         incoming = {name: incoming_state[name] for name in current}
         if self._width(incoming):
             self._check_width(self._width(incoming))
@@ -205,3 +208,7 @@ class LabelledFeaturesMetric(Metric, ABC):
             self._defaults[name] = defaults[name].to(device)
         self._computed = None  # it was cast
         return self
+
+
+def _text(digits: Tensor) -> str:
+    return bytes(digits.tolist()).decode()

@@ -65,7 +65,6 @@ class LinearProbeAccuracy(LabelledFeaturesMetric):
         kept_features: Tensor
         kept_labels: Tensor
         kept_keys: Tensor
-        options: Tensor
 
     def __init__(
         self,
@@ -82,7 +81,6 @@ class LinearProbeAccuracy(LabelledFeaturesMetric):
         super().__init__(
             check_count("num_classes", num_classes), num_features=num_features, **kwargs
         )
-        self._tell_apart(self.max_samples, self.seed)
         self.ridge = check_real("ridge", ridge, 0.0)
         self._place = 0
 
@@ -123,6 +121,9 @@ class LinearProbeAccuracy(LabelledFeaturesMetric):
             )
         found = readout.classify(self.kept_features - self.origin)
         return (found == self.kept_labels).double().mean()
+
+    def _options(self) -> dict[str, int | None]:
+        return {**super()._options(), "max_samples": self.max_samples, "seed": self.seed}
 
     def _empty(self, num_features: int) -> dict[str, Tensor]:
         scatter = empty_scatter(self._num_labels, num_features)

@@ -12,17 +12,10 @@ from typing import Any
 import pytest
 import torch
 from torch.multiprocessing import start_processes
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import Metric
 
 import lightning_depth.metrics
-from lightning_depth.metrics import (
-    DataSeparation,
-    EffectiveRank,
-    FisherRatio,
-    KNNAccuracy,
-    LinearProbeAccuracy,
-    NeuralCollapse,
-)
+from lightning_depth.metrics import EffectiveRank, KNNAccuracy, LinearProbeAccuracy
 from tests.metrics import reference
 
 CLASSES = [getattr(lightning_depth.metrics, name) for name in lightning_depth.metrics.__all__]
@@ -81,6 +74,26 @@ def test_merging_another_width_is_refused(metric_class: type[Metric]) -> None:
     sentence = "`features` must have 6 features a sample, as before, but got 3."
     with pytest.raises(ValueError, match=sentence):
         filled(metric_class).merge_state(other)
+
+
+def test_merging_other_classes_is_refused(metric_class: type[Metric]) -> None:
+    other = metric_class(num_classes=5)
+    other.update(X, Y)
+    sentence = "^`incoming_state` must be of a metric with num_classes=4.*, but got num_classes=5"
+    for metric in (filled(metric_class), metric_class(num_classes=4)):
+        with pytest.raises(ValueError, match=sentence):
+            metric.merge_state(other)
+
+
+@pytest.mark.parametrize("metric_class", [EffectiveRank, KNNAccuracy, LinearProbeAccuracy])
+def test_merging_another_sample_is_refused(metric_class: type[Metric]) -> None:
+    sentence = (
+        "^`incoming_state` must .* max_samples=50, seed=0, but got .* max_samples=50, seed=1.$"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        filled(metric_class, max_samples=50).merge_state(
+            filled(metric_class, max_samples=50, seed=1).metric_state
+        )
 
 
 def test_merging_an_incomplete_state_is_refused(metric_class: type[Metric]) -> None:
@@ -198,6 +211,19 @@ def test_a_stream_of_empty_batches_is_not_a_number(
         assert math.isnan(metric.compute())
 
 
+def test_forward_warns_once_of_each_reason(metric_class: type[Metric]) -> None:
+    metric = metric_class(num_classes=4)
+    constant, unfit = (torch.full((8, 2), 0.1), Y[:8]), (torch.full((8, 2), math.nan), Y[:8])
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for batch in (constant, constant, unfit, constant, unfit):
+            assert math.isnan(metric(*batch))
+        metric.compute()
+        metric.reset()
+        metric(*constant)
+    assert [" is NaN: " in str(warning.message) for warning in seen] == [True, True]
+
+
 def test_one_feature_may_come_without_its_axis(metric_class: type[Metric]) -> None:
     flat = filled(metric_class, [(x[:, 0], y) for x, y in BATCHES]).compute()
     assert flat == filled(metric_class, [(x[:, :1], y) for x, y in BATCHES]).compute()
@@ -220,65 +246,6 @@ def test_one_value_and_several_are_drawn(metric_class: type[Metric]) -> None:
     assert same is axes
     assert axes.get_lines()[0].get_ydata() == pytest.approx([1.0, value])
     plt.close("all")
-
-
-def test_a_collection_sums_the_scatter_once() -> None:
-    collection = MetricCollection(
-        [DataSeparation(num_classes=4), NeuralCollapse(num_classes=4), FisherRatio(num_classes=4)]
-    )
-    for x, y in BATCHES:
-        collection.update(x, y)
-    assert collection.compute_groups == {0: ["DataSeparation", "NeuralCollapse", "FisherRatio"]}
-    expected = [filled(type(metric)).compute().item() for metric in collection.values()]
-    assert [value.item() for value in collection.compute().values()] == pytest.approx(expected)
-
-
-def test_a_collection_of_all_sums_nothing_twice() -> None:
-    collection = MetricCollection([metric_class(num_classes=4) for metric_class in CLASSES])
-    for x, y in BATCHES:
-        collection.update(x, y)
-    assert sorted(map(len, collection.compute_groups.values())) == [1, 1, 1, 3]
-    alone = {metric.__name__: filled(metric).compute().item() for metric in CLASSES}
-    together = {name: value.item() for name, value in collection.compute().items()}
-    assert together == pytest.approx(alone)
-
-
-@pytest.mark.parametrize(
-    ("metric_class", "first", "second"),
-    [
-        (KNNAccuracy, {"max_samples": 60}, {"max_samples": 200}),
-        (KNNAccuracy, {"max_samples": 200_000}, {"max_samples": 200_001}),
-        (KNNAccuracy, {"max_samples": 60, "seed": 100_000}, {"max_samples": 60, "seed": 100_001}),
-        (EffectiveRank, {"max_samples": 50}, {"max_samples": 51}),
-        (LinearProbeAccuracy, {"max_samples": 30}, {"max_samples": 2000}),
-        (LinearProbeAccuracy, {"max_samples": 30}, {"max_samples": 30, "seed": 1}),
-    ],
-)
-@pytest.mark.parametrize("empty_first", [False, True])
-@pytest.mark.parametrize("way", ["update", "forward"])
-def test_metrics_of_other_options_are_the_same_together_as_alone(
-    metric_class: type[Metric],
-    first: dict[str, int],
-    second: dict[str, int],
-    empty_first: bool,
-    way: str,
-) -> None:
-    nothing = (X[:0], Y[:0]) if way == "update" else (X[:3], torch.full((3,), -1))
-    batches = [nothing] * empty_first + BATCHES
-    options = {"first": first, "second": second, "first again": first}
-    collection = MetricCollection({k: metric_class(num_classes=4, **v) for k, v in options.items()})
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".* is NaN: it needs")  # the batch without a sample
-        for x, y in batches:
-            getattr(collection, way)(x, y)
-    if way == "update":
-        groups = sorted(map(sorted, collection.compute_groups.values()))
-        assert groups == [["first", "first again"], ["second"]]
-    together = {name: value.item() for name, value in collection.compute().items()}
-    assert together == {
-        name: filled(metric_class, batches, **chosen).compute().item()
-        for name, chosen in options.items()
-    }
 
 
 def test_rank_needs_no_labels() -> None:
