@@ -243,7 +243,7 @@ def _kind_of(item: Any, tensors: Sequence[Tensor], *, aside: bool) -> Kind:
         return "target"
     if not any(_has_grid(item, other, strict=False) for other in others):
         return "values"
-    return "mask" if not aside and _is_mask(item) else "target"
+    return "mask" if _is_mask(item) else "target"
 
 
 def _is_label(target: Tensor, others: Sequence[Tensor]) -> bool:

@@ -21,6 +21,8 @@ PADDING = (torch.arange(12) < torch.arange(4, 12)[:, None]).long()
 BOXES = torch.tensor([[4, 8, 15, 16]] * 8)
 WEIGHT = torch.rand(8)
 TAGS = torch.tensor([[0, 1, 1, 0, 1]] * 8)
+STRIPES = (torch.arange(12) % 2).expand(8, 12)
+PICTURES = torch.randint(256, (8, 3, 4, 4))
 ONE_TAG = torch.tensor([[0, 0, 1, 0, 0]] * 8)
 TOKENS = torch.randn(8, 5, 6)
 MASKS = torch.arange(8 * 4 * 4).reshape(8, 4, 4) % 3
@@ -49,7 +51,13 @@ ASKED = [
     pytest.param((IDS, IDS[:, :7], Y), SEVERAL, id="translation-language"),
     pytest.param((V, Y, torch.randperm(8, generator=torch.Generator().manual_seed(1))), SEVERAL,
                  id="shuffled-indices"),
-    pytest.param((V[:3], Y[:3], torch.arange(3)), SEVERAL, id="indices-of-few"),
+    pytest.param((V[:3], Y[1:4], torch.arange(3)), SEVERAL, id="indices-of-few"),
+    pytest.param((IDS, STRIPES, Y), SEVERAL, id="binary-tags-language"),
+    pytest.param([[V, Y], {"label": Y}], SEVERAL, id="two-kinds-of-loaders"),
+    pytest.param([X, [X + 1, Y]], SEVERAL, id="unlabelled-and-labelled-pictures"),
+    pytest.param((torch.randn(8, 12, 4), BOXES), UNSURE, id="boxes-as-long-as-features"),
+    pytest.param((PICTURES, PICTURES // 2), UNSURE, id="picture-to-picture"),
+    pytest.param((IDS[:5], IDS % 3), UNSURE, id="tokens-of-other-samples"),
     pytest.param([[V, Y], [V + 1, Y]], SEVERAL, id="two-loaders"),
     pytest.param([[X, Y], [X + 1, Y]], SEVERAL, id="two-loaders-of-pictures"),
     pytest.param([{"image": X, "label": Y}, {"image": X, "label": Y}], SEVERAL,
@@ -95,6 +103,7 @@ FOUND = [
     pytest.param((IDS, PADDING.bool(), Y), id="boolean-padding"),
     pytest.param((IDS, PADDING.flip(1), Y), id="left-padding"),
     pytest.param((V, [Y]), id="list-of-one"),
+    pytest.param((IDS, (PADDING, Y)), id="padding-beside"),
     pytest.param((V, (Y, ["a.png"] * 8)), id="file-names"),
     pytest.param((V.to_sparse(), Y), id="sparse-input"),
     pytest.param((V, one_hot(Y).bool()), id="boolean-one-hot"),
@@ -270,6 +279,20 @@ INPUTS = [
     pytest.param(({"bbox": torch.rand(8, 40), "image": V}, Y), None, V, id="nested"),
     pytest.param((V, {"label": Y, "box": torch.rand(8, 40)}), None, V, id="aside"),
     pytest.param((V, one_hot(Y, 40).float()), lambda b: b[1].argmax(1), V, id="callable"),
+    pytest.param(
+        {"scan": V, "code": one_hot(Y, 40).float()},
+        lambda b: b["code"].argmax(1),
+        V,
+        id="callable-of-field",
+    ),
+    pytest.param(
+        {"group": GROUP, "scan": V, "target": torch.rand(8, 40)},
+        "group",
+        V,
+        id="target-is-no-input",
+    ),
+    pytest.param((V, {"box": torch.rand(8, 40)}, Y), 2, V, id="first-of-two-kinds"),
+    pytest.param([X, [WEIGHT, Y]], lambda b: b[1][1], X, id="weight-beside-labels"),
     pytest.param([[V, Y], [V + 1, Y + 0]], lambda b: b[0][1], V, id="first-loader"),
     pytest.param([[V + 1, Y + 0], [V, Y]], lambda b: b[1][1], V, id="second-loader"),
     pytest.param(
