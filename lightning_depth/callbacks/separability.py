@@ -285,8 +285,8 @@ class LayerSeparabilityProbe(DepthCallback):
         unique = count_unique(trainer, self.dataloader_idx)
         self._last = None  # its features would lie beside those of this pass
         self._collector = Collector(layers, pl_module, options, trainer.global_rank, unique)
+        enter_eager()  # before anything that may fail: whoever detaches leaves it again
         self._collector.open()
-        enter_eager()
 
     def _measure(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, collector: Collector

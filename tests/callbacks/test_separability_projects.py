@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_depth.callbacks import LayerSeparabilityProbe
+from lightning_depth.callbacks._probe.collector import Collector
 from lightning_depth.errors import MisuseError
 from tests.callbacks.test_separability import Net, loader, mlp, rows_of, trainer, validate
 from tests.metrics import reference
@@ -57,6 +58,30 @@ def test_two_probes_leave_compilation_as_it_was() -> None:
     run.fit(Net(), loader(), loader())
     assert torch._dynamo.eval_frame._stance.stance == before
     assert probes[0].history["separation"] == probes[2].history["separation"]
+
+
+def test_hooks_that_cannot_be_hung_leave_compilation_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = torch._dynamo.eval_frame._stance.stance
+    during: list[str] = []
+
+    def refuse(self: Any) -> None:
+        raise RuntimeError("no hooks here")
+
+    def note(net: nn.Module, batch: Any) -> None:
+        during.append(torch._dynamo.eval_frame._stance.stance)
+        net(batch[0])
+
+    module, data = Runs(nn.Linear(6, 3), note), DataLoader(points(48, 6), 48)
+    with monkeypatch.context() as patch:
+        patch.setattr(Collector, "open", refuse)
+        with pytest.raises(RuntimeError, match="no hooks here"):
+            measured(module, data)
+    assert torch._dynamo.eval_frame._stance.stance == before
+    measured(module, data)  # the next one sets it and restores it
+    assert during == ["force_eager"]
+    assert torch._dynamo.eval_frame._stance.stance == before
 
 
 # Which output is a layer's
