@@ -92,7 +92,9 @@ def separation_by_singular_values(x: Tensor, y: Tensor) -> float:
 
 
 @pytest.mark.parametrize("smallest", [1e-1, 1e-4, 1e-5, 1e-7])
-@pytest.mark.parametrize("shape", [(10, 512), (1000, 40), (200, 400), (400, 200)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(10, 512), (1000, 40), (200, 400), (400, 200), (40, 40)], ids=str
+)
 def test_keeps_its_digits_where_the_class_means_are_ill_conditioned(
     shape: tuple[int, int], smallest: float
 ) -> None:
