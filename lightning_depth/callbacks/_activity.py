@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import mode
@@ -22,9 +22,9 @@ from lightning_depth.callbacks._sites import (
     unit_axis,
 )
 from lightning_depth.functional.activations import sample_features, saturated_share
-from lightning_depth.layers import Layer
+from lightning_depth.layers import Layer, main_tensor
 
-__all__ = ["Activity", "Recorder", "first_tensor"]
+__all__ = ["Activity", "Recorder"]
 
 Parts = dict[str, list[Tensor]]
 FEWEST_SAMPLES = 4
@@ -159,7 +159,7 @@ class Recorder:
 
     def _leave(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         self._running.pop()
-        tensor = first_tensor(output)
+        tensor = main_tensor(output)
         if tensor is None or not tensor.is_floating_point() or tensor.numel() == 0:
             return
         activity, tensor = self._activity, tensor.detach()
@@ -171,7 +171,7 @@ class Recorder:
             activity.features[name] = tensor.numel() // len(tensor)
 
     def _feed(self, module: nn.Module, args: Any) -> None:
-        tensor = first_tensor(args)
+        tensor = main_tensor(args)
         origin = describe_origin(tensor) if tensor is not None else None
         if tensor is not None and origin is not None and self._last is not None:
             self._record(self._last, origin[0], by_units(tensor, origin[1]), origin[1])
@@ -216,15 +216,3 @@ def _in_turn(hooks: Mapping[nn.Module, list[Hook]]) -> dict[nn.Module, Hook]:
 def _run_all(hooks: list[Hook], *args: Any) -> None:
     for hook in hooks:
         hook(*args)
-
-
-def first_tensor(value: Any) -> Tensor | None:
-    """The first tensor in what a module takes or returns, however it is wrapped."""
-    if isinstance(value, Tensor):
-        return value
-    parts: Iterator[Any] = iter(())
-    if isinstance(value, Mapping):
-        parts = iter(value.values())
-    elif isinstance(value, (tuple, list)):
-        parts = iter(value)
-    return next((found for part in parts if (found := first_tensor(part)) is not None), None)

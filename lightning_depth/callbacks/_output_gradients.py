@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_depth.callbacks._activity import first_tensor
 from lightning_depth.callbacks._norms import Norms, exact_norm
-from lightning_depth.layers import Layer
+from lightning_depth.layers import Layer, main_tensor
 
 __all__ = ["OutputGradients"]
 
@@ -73,7 +72,7 @@ class OutputGradients:
         return torch.stack(parts) if parts else None
 
     def _mark(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        tensor = first_tensor(output)
+        tensor = main_tensor(output)
         if tensor is not None and tensor.requires_grad:
             tensor.register_hook(partial(self._note, name))  # type: ignore[no-untyped-call]
 

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from lightning_depth.layers._names import Granularity, Layer, Role, clean_name
 from lightning_depth.layers._order import ExecutionRecorder, is_compiled, order_by_execution
+from lightning_depth.layers._outputs import (
+    is_channels_last,
+    is_sequence,
+    is_time_first,
+    main_tensor,
+)
 from lightning_depth.layers._select import layer_parameters, select_layers
 from lightning_depth.layers._tree import unwrap
 
@@ -13,8 +19,12 @@ __all__ = [
     "Layer",
     "Role",
     "clean_name",
+    "is_channels_last",
     "is_compiled",
+    "is_sequence",
+    "is_time_first",
     "layer_parameters",
+    "main_tensor",
     "order_by_execution",
     "select_layers",
     "unwrap",

@@ -28,7 +28,6 @@ __all__ = [
     "NoLabelsError",
     "Path",
     "as_classes",
-    "first_tensor",
     "pick",
     "read_batch",
 ]
@@ -145,11 +144,6 @@ def _whole_numbers(target: Tensor) -> Tensor:
             raise NoLabelsError("the named labels are not whole numbers")
         target = torch.where(torch.isfinite(target), target, -1.0)
     return target.long()
-
-
-def first_tensor(value: Any) -> Tensor | None:
-    """The first tensor of a module's output, whatever it is wrapped in."""
-    return next((tensor for _, tensor in walk(value) if tensor.is_floating_point()), None)
 
 
 def choose_input(batch: Any, target: Tensor) -> Tensor | None:

@@ -17,7 +17,6 @@ from lightning_depth.callbacks._probe.batches import (
     NoLabelsError,
     Path,
     as_classes,
-    first_tensor,
     pick,
     read_batch,
 )
@@ -28,16 +27,17 @@ from lightning_depth.callbacks._probe.features import (
     pool_rows,
 )
 from lightning_depth.callbacks._probe.moments import MomentStore
-from lightning_depth.callbacks._probe.outputs import (
-    Tap,
-    find_taps,
+from lightning_depth.callbacks._probe.outputs import Tap, find_taps
+from lightning_depth.callbacks._probe.samples import Plan, Samples, SampleStore
+from lightning_depth.functional.reservoir import content_keys
+from lightning_depth.layers import (
+    Layer,
     is_channels_last,
     is_sequence,
     is_time_first,
+    main_tensor,
+    unwrap,
 )
-from lightning_depth.callbacks._probe.samples import Plan, Samples, SampleStore
-from lightning_depth.functional.reservoir import content_keys
-from lightning_depth.layers import Layer, unwrap
 
 __all__ = ["INPUT", "Collector", "LayerInfo", "ProbeOptions"]
 
@@ -207,7 +207,7 @@ class Collector:
             return
         if tap.is_shared and name not in self._reached:
             return
-        features = first_tensor(output)
+        features = main_tensor(output)
         if features is None or not features.numel():
             return
         features = self._batch_first(tap, _as_plain(features), self._arrival.size)

@@ -1,4 +1,4 @@
-"""Where the output of a layer is read, and which of its axes is which."""
+"""Where the output of a layer is read."""
 
 from __future__ import annotations
 
@@ -6,16 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_depth.layers import Layer, unwrap
 
-__all__ = ["Tap", "find_taps", "is_channels_last", "is_sequence", "is_time_first"]
-
-_SEQUENCE_MODULES = (
-    nn.RNNBase, nn.MultiheadAttention, nn.Transformer, nn.TransformerEncoder,
-    nn.TransformerDecoder, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer,
-)  # fmt: skip
+__all__ = ["Tap", "find_taps"]
 
 
 class Tap(NamedTuple):
@@ -58,38 +53,6 @@ def find_taps(layers: Sequence[Layer], root: nn.Module) -> list[Tap]:
                 module = follower
         taps.append(Tap(layer, module, module is not layer.module and uses[id(module)] > 1))
     return taps
-
-
-def is_channels_last(output: Tensor, module: nn.Module) -> bool:
-    """Whether the last axis holds the features: told by the widths of the module's weights."""
-    if output.ndim < 3:
-        return False
-    widths: set[int] = set()
-    convolves = False
-    for part in module.modules():
-        convolves |= isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-        if isinstance(part, nn.RNNBase):  # whose weights hold several gates
-            directions = 2 if part.bidirectional else 1
-            widths.add((part.proj_size or part.hidden_size) * directions)
-            continue
-        widths |= {weight.shape[0] for weight in part.parameters(recurse=False) if weight.ndim}
-        widths |= {getattr(part, "hidden_size", -1)}
-    first, last = output.shape[1] in widths, output.shape[-1] in widths
-    if first != last:
-        return last
-    return output.ndim == 3 and not convolves
-
-
-def is_sequence(module: nn.Module) -> bool:
-    """Whether it is one of torch's own sequence modules, which know their order of axes."""
-    return isinstance(module, _SEQUENCE_MODULES)
-
-
-def is_time_first(module: nn.Module) -> bool:
-    """Whether it is one of torch's own sequence modules and puts time before the samples."""
-    if not is_sequence(module):
-        return False
-    return any(getattr(part, "batch_first", True) is False for part in module.modules())
 
 
 def _is_single(module: nn.Module) -> bool:

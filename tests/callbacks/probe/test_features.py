@@ -13,9 +13,9 @@ from lightning_depth.callbacks._probe.features import (
     Rows,
     pool_rows,
 )
-from lightning_depth.callbacks._probe.outputs import find_taps, is_channels_last
+from lightning_depth.callbacks._probe.outputs import find_taps
 from lightning_depth.errors import ConfigurationError
-from lightning_depth.layers import select_layers
+from lightning_depth.layers import is_channels_last, select_layers
 
 ALL = Rows(torch.arange(4), None)
 
