@@ -66,13 +66,13 @@ def test_several_optimizers_in_manual_optimization() -> None:
     trainer = fit(module, monitor)
     totals = monitor.totals
     assert [list(row) for row in zip(totals["step"], totals["optimizer"], strict=True)] == [
-        [0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [2, 1]
-    ]  # fmt: skip
+        [step, name] for step in range(3) for name in ("first", "second")
+    ]
     assert totals["norm"] == pytest.approx([norm for pair in module.seen for norm in pair])
     places = zip(monitor.history["optimizer"], monitor.history["layer"], strict=True)
-    assert all(layer.startswith("second" if place else "first") for place, layer in places)
+    assert all(layer.startswith(name) for name, layer in places)
     assert all(math.isfinite(update) for update in monitor.history["update_to_weight"])
-    assert {"grad_flow/norm/0", "grad_flow/norm/1"} <= set(trainer.callback_metrics)
+    assert {"grad_flow/norm/first", "grad_flow/norm/second"} <= set(trainer.callback_metrics)
     assert monitor.findings == []
 
 
