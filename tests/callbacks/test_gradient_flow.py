@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
@@ -280,6 +281,18 @@ def test_plot_shows_depth_and_step() -> None:
     _, axes = monitor.plot()
     assert [text.get_text() for text in axes.get_yticklabels()] == list(BLOCKS)
     assert axes.collections[0].get_array().shape == (6, 4)
+
+
+@pytest.mark.parametrize(
+    ("signal", "column"), [("weights", "grad_to_weight"), ("activations", "output_grad_rms")]
+)
+def test_plot_shows_what_findings_are_about(signal: Any, column: str) -> None:
+    monitor = GradientFlowMonitor(every_n_steps=EVERY, signal=signal)
+    fit(Toy(), monitor)
+    _, axes = monitor.plot()
+    drawn = axes.collections[0].get_array()
+    wanted = np.array(monitor.history[column]).reshape(4, 6).T
+    np.testing.assert_allclose(drawn, wanted)
 
 
 def test_gradients_of_outputs_equal_autograd() -> None:
