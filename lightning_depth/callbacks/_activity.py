@@ -118,6 +118,11 @@ class Recorder:
         self._seen: dict[int, Any] = {}  # the nodes are kept, or their ids would be given away
 
     @property
+    def layers(self) -> list[Layer]:
+        """The layers that are recorded."""
+        return self._layers
+
+    @property
     def is_blind(self) -> bool:
         """Whether every layer is inside a compiled module."""
         return not self._layers

@@ -10,7 +10,27 @@ from typing import Any
 from lightning_depth.callbacks._flow import Flow
 from lightning_depth.callbacks._reading import Column
 
-__all__ = ["Counts", "Record"]
+__all__ = ["LAYER_COLUMNS", "TOTAL_COLUMNS", "Counts", "Record"]
+
+LAYER_COLUMNS = (
+    "grad_rms",
+    "weight_rms",
+    "grad_to_weight",
+    "update_to_weight",
+    "output_grad_rms",
+)
+"""Columns of floats in ``history``."""
+TOTAL_COLUMNS = (
+    "norm",
+    "clipped_norm",
+    "clipped_fraction",
+    "shrink_per_layer",
+    "shrink_low",
+    "shrink_high",
+    "first_to_last",
+    "update_to_weight",
+)
+"""Columns of floats in ``totals``."""
 
 
 def middle(values: list[float]) -> float:

@@ -81,20 +81,22 @@ class Roster:
         self.is_ordered = False
         return gone
 
-    def untrained(self, held: Iterable[Parameter]) -> list[str]:
-        """Return the layers that came during training and of which no optimizer holds anything.
+    def describe_untrained(self, held: Iterable[Parameter]) -> str:
+        """Name the layers that came during training and of which no optimizer holds anything.
 
         Args:
             held: The parameters of all optimizers.
         """
         known = set(map(id, held))
-        return [
+        names = [
             layer.name
             for layer in self.layers
             if layer.name in self._newcomers
             and (wanting := [p for p in self._owned[layer.name][1:] if p.requires_grad])
             and not any(id(parameter) in known for parameter in wanting)
         ]
+        told = f" No optimizer holds what came during training: {', '.join(names)}."
+        return told if names else ""
 
     def _choose_again(self, parts: Sequence[object]) -> list[Layer]:
         """A pattern that no longer matches is no mistake now: what is left is watched."""

@@ -10,12 +10,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
 from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
 from lightning_depth.callbacks._clipping import Clipping, norm_after, read_clipping
 from lightning_depth.callbacks._flow import read_flow
 from lightning_depth.callbacks._gradients import GradientTable
+from lightning_depth.callbacks._histograms import count_gradients
 from lightning_depth.callbacks._norms import HostNorms, Norms
 from lightning_depth.callbacks._optimizers import name_optimizers, parameters_of
 from lightning_depth.callbacks._output_gradients import OutputGradients
@@ -45,6 +47,7 @@ class Scope:
         table: Its parameters.
         watcher: Measures what its steps change.
         counts: Of this optimizer, also from before a resumption.
+        source: Where gradients and weights are found.
         clipping: What happens to the gradient after it is read.
         limit: ``gradient_clip_val`` of the Trainer.
         scaler: GradScaler of the run, if there is one.
@@ -59,6 +62,7 @@ class Scope:
     table: GradientTable
     watcher: StepWatcher
     counts: Counts
+    source: Source
     clipping: Clipping = Clipping.NONE
     limit: float | None = None
     scaler: Any = None
@@ -76,9 +80,31 @@ class Scope:
         """Return whether this optimizer was met, and with these parameters."""
         return self.optimizer() is optimizer and are_same(parameters_of(optimizer), self.parameters)
 
-    def read(
-        self, trainer: pl.Trainer, optimizer: Optimizer, step: int
-    ) -> tuple[Record, Record | None] | None:
+    def unscales(self) -> bool:
+        """Return whether gradients still carry the loss scale when they are read."""
+        optimizer = self.optimizer()
+        return self.scaler is not None and bool(
+            getattr(optimizer, "_step_supports_amp_scaling", False)
+        )
+
+    def factor_on_gradients(self) -> float:
+        """Return what the gradients of the last record must be divided by."""
+        if self.record is None or not self.unscales():
+            return 1.0
+        return self.record.flow.reading.loss_scale
+
+    def count_gradients(
+        self, layers: Sequence[Layer], *, here: bool
+    ) -> dict[str, torch.Tensor | None]:
+        """Return counts for a histogram of each layer's gradient, on the device.
+
+        Args:
+            layers: The layers of the model.
+            here: Whether this rank counts; reading may take part of every rank all the same.
+        """
+        return count_gradients(layers, self.parameters, self.source.gradient, here=here)
+
+    def read(self, trainer: pl.Trainer, step: int) -> tuple[Record, Record | None] | None:
         """Read the gradients of a step that is about to be taken, and complete the last record.
 
         Returns:
@@ -95,8 +121,7 @@ class Scope:
             None if reuse else self.watcher.keep,
             scale=getattr(self.scaler, "_scale", None),
             earlier=earlier,
-            unscale=self.scaler is not None
-            and bool(getattr(optimizer, "_step_supports_amp_scaling", False)),
+            unscale=self.unscales(),
         )
         if reading is None:
             self.watcher.put_back(taken)
@@ -120,7 +145,7 @@ class Scope:
             clipped_fraction=math.nan,
             updates=np.full(len(reading.watched), np.nan),
         )
-        if not skipped:
+        if not skipped and (optimizer := self.optimizer()) is not None:
             self.watcher.watch(optimizer, clipped=self.clipping is Clipping.OTHER)
         return self.record, completed
 
@@ -210,6 +235,7 @@ def open_scope(
         table,
         StepWatcher(table, update_ratio and source.in_place),
         counts,
+        source,
         clipping=read_clipping(trainer, pl_module),
         limit=trainer.gradient_clip_val,
         scaler=scaler if scaler is not None and scaler.is_enabled() else None,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+import lightning.pytorch as pl
+
 from lightning_depth.callbacks._record import Counts, Record
-from lightning_depth.callbacks._scope import Scope
+from lightning_depth.callbacks._scope import Scope, name_of, open_scope
 
 __all__ = ["Scopes"]
 
@@ -34,12 +36,25 @@ class Scopes:
         return self._met.get(id(optimizer))
 
     def enter(
-        self, optimizer: Any, name: str, make: Callable[[Counts], Scope]
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        optimizer: Any,
+        **options: Any,
     ) -> tuple[Scope, list[Record]]:
-        """Meet an optimizer; what was met before under its name is parted from."""
+        """Meet an optimizer; what was met before under its name is parted from.
+
+        Args:
+            trainer: It steps the optimizer.
+            pl_module: The module whose layers are watched.
+            optimizer: The optimizer.
+            **options: What else ``open_scope`` takes.
+        """
+        name = name_of(trainer, pl_module, optimizer)
         before = self._met.get(id(optimizer))
         records = self.part(scope for scope in list(self) if scope is before or scope.name == name)
-        scope = make(self._counts.setdefault(name, Counts()))
+        counts = self._counts.setdefault(name, Counts())
+        scope = open_scope(trainer, pl_module, optimizer, counts, name=name, **options)
         self._met[id(optimizer)] = scope
         return scope, records
 

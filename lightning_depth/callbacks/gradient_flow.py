@@ -19,17 +19,17 @@ from torch.optim import Optimizer
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
 from lightning_depth.callbacks._gradient_report import confirm, scalars_of
 from lightning_depth.callbacks._heatmap import draw_heatmap
+from lightning_depth.callbacks._histograms import (
+    bring_histograms,
+    send_histograms,
+    wants_histograms,
+)
 from lightning_depth.callbacks._history import History
 from lightning_depth.callbacks._output_gradients import OutputGradients
 from lightning_depth.callbacks._pace import Pace, step_of, writes_row
+from lightning_depth.callbacks._record import LAYER_COLUMNS, TOTAL_COLUMNS, Record
 from lightning_depth.callbacks._roster import Roster
-from lightning_depth.callbacks._scope import (
-    Record,
-    Scope,
-    known_optimizers,
-    name_of,
-    open_scope,
-)
+from lightning_depth.callbacks._scope import Scope, known_optimizers
 from lightning_depth.callbacks._scopes import Scopes
 from lightning_depth.callbacks._sources import HIDDEN, Source, choose_source
 from lightning_depth.callbacks._streaks import Streaks
@@ -44,23 +44,6 @@ if TYPE_CHECKING:
 
 __all__ = ["GradientFlowMonitor"]
 
-_LAYER_COLUMNS = (
-    "grad_rms",
-    "weight_rms",
-    "grad_to_weight",
-    "update_to_weight",
-    "output_grad_rms",
-)
-_TOTAL_COLUMNS = (
-    "norm",
-    "clipped_norm",
-    "clipped_fraction",
-    "shrink_per_layer",
-    "shrink_low",
-    "shrink_high",
-    "first_to_last",
-    "update_to_weight",
-)
 _MISSES = 3
 """Steps without any gradient after which that is said."""
 
@@ -97,6 +80,9 @@ class GradientFlowMonitor(DepthCallback):
         on_finding: What happens then: "log" prints it, "warn" warns, "stop" ends training, "raise"
             raises an error, a callable is handed the finding.
         log_layers: Whether the ratio of every layer is logged beside the totals.
+        log_histograms: Whether the gradients of every layer go to TensorBoard, W&B and Comet as
+            histograms, at measured steps, for one more copy from the device. They are those of
+            rank zero; where parameters are sharded, those of its shard.
         update_ratio: Whether the change of the weights is measured, which keeps one copy of them.
             Without it the weights themselves are read at every tenth measurement only.
         signal: "weights" judges the gradient of the weights over the weights; "activations" also
@@ -120,11 +106,12 @@ class GradientFlowMonitor(DepthCallback):
         on_finding: OnFinding = "warn",
         log_layers: bool = False,
         *,
+        log_histograms: bool = False,
         update_ratio: bool = True,
         signal: Literal["weights", "activations"] = "weights",
         prefix: str = "grad_flow",
     ) -> None:
-        super().__init__(prefix, on_finding, History(_LAYER_COLUMNS))
+        super().__init__(prefix, on_finding, History(LAYER_COLUMNS))
         if every_n_steps is not None:
             check_count("every_n_steps", every_n_steps)
         self.granularity = granularity
@@ -133,9 +120,10 @@ class GradientFlowMonitor(DepthCallback):
         self.every_n_steps = every_n_steps
         self.patience = check_count("patience", patience)
         self.log_layers = log_layers
+        self.log_histograms = log_histograms
         self.update_ratio = update_ratio
         self.signal = check_choice("signal", signal, ("weights", "activations"))
-        self._totals = History(_TOTAL_COLUMNS)
+        self._totals = History(TOTAL_COLUMNS)
         self._streaks = Streaks(patience)
         self._pace = Pace(every_n_steps)
         self._scopes = Scopes()
@@ -146,6 +134,7 @@ class GradientFlowMonitor(DepthCallback):
         self._roster: Roster | None = None
         self._outputs: OutputGradients | None = None
         self._source: Source | None = None
+        self._sends_histograms = False
         self._missed = 0
         self._latest: dict[str, Callable[[], dict[str, float]]] = {}
         self._watched: list[StepWatcher] = []
@@ -193,6 +182,7 @@ class GradientFlowMonitor(DepthCallback):
         self._roster = Roster(pl_module, self.granularity, self.include, self.exclude)
         if self.signal == "activations":
             self._outputs = OutputGradients(self._roster.layers)
+        self._sends_histograms = wants_histograms(trainer, self, asked=self.log_histograms)
         source = choose_source(trainer)
         self._source = source if isinstance(source, Source) else None
         if isinstance(source, str):
@@ -293,9 +283,18 @@ class GradientFlowMonitor(DepthCallback):
             self._keep_records(self._scopes.part())
         scope = self._scopes.find(optimizer)
         if scope is None or not scope.is_of(optimizer):
-            scope = self._enter(trainer, pl_module, optimizer, source)
+            scope, completed = self._scopes.enter(
+                trainer,
+                pl_module,
+                optimizer,
+                layers=roster.layers,
+                source=source,
+                outputs=self._outputs,
+                update_ratio=self.update_ratio,
+            )
+            self._keep_records(completed)
         if step >= scope.counts.due:
-            self._read(trainer, pl_module, optimizer, scope, step)
+            self._read(trainer, pl_module, scope, step)
             scope.counts.due = self._next(trainer, scope, step)
 
     def _next(self, trainer: pl.Trainer, scope: Scope, step: int) -> int:
@@ -307,14 +306,9 @@ class GradientFlowMonitor(DepthCallback):
         return self._pace.after(trainer, step)
 
     def _read(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        optimizer: Optimizer,
-        scope: Scope,
-        step: int,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, scope: Scope, step: int
     ) -> None:
-        records = scope.read(trainer, optimizer, step)
+        records = scope.read(trainer, step)
         if records is None:
             self._miss(trainer)
             return
@@ -323,34 +317,13 @@ class GradientFlowMonitor(DepthCallback):
         self._keep_records([completed] if completed else [])
         for finding in confirm(self._streaks, scope, record):
             self._add_finding(trainer, finding)
+        if self.log_histograms and self._roster is not None:
+            counted = scope.count_gradients(self._roster.layers, here=self._sends_histograms)
+            histograms = bring_histograms(counted, scale=scope.factor_on_gradients())
+            send_histograms(trainer, f"{self._prefix}/gradients", histograms, step)
         self._latest[scope.name] = partial(scalars_of, scope, record, log_layers=self.log_layers)
         if writes_row(trainer, step):
             self._log(pl_module, self._scalars())
-
-    def _enter(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        optimizer: Optimizer,
-        source: Source,
-    ) -> Scope:
-        """Meet an optimizer for the first time, or with parameters that it did not have before."""
-        assert self._roster is not None
-        name = name_of(trainer, pl_module, optimizer)
-        make = partial(
-            open_scope,
-            trainer,
-            pl_module,
-            optimizer,
-            name=name,
-            layers=self._roster.layers,
-            source=source,
-            outputs=self._outputs,
-            update_ratio=self.update_ratio,
-        )
-        scope, completed = self._scopes.enter(optimizer, name, make)
-        self._keep_records(completed)
-        return scope
 
     def _miss(self, trainer: pl.Trainer) -> None:
         """Say once that there is nothing to read, where that is so from the beginning."""
@@ -380,13 +353,8 @@ class GradientFlowMonitor(DepthCallback):
 
     def _summary(self) -> str:
         held = [parameter for scope in self._scopes for parameter in scope.parameters]
-        untrained = self._roster.untrained(held) if self._roster is not None and held else []
-        if not untrained:
-            return super()._summary()
-        return (
-            f"{super()._summary()} No optimizer holds what came during training: "
-            f"{', '.join(untrained)}."
-        )
+        told = self._roster.describe_untrained(held) if self._roster is not None and held else ""
+        return f"{super()._summary()}{told}"
 
     def _detach(self) -> None:
         self._finish_records()
