@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 import torch
-from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_depth.callbacks import (
     ActivationMonitor,
@@ -454,14 +455,6 @@ class Milestones(LearningRateFinder):
             self.lr_find(trainer, pl_module)
 
 
-class Milestone(pl.Callback):
-    """Stands where the finder stands, and only saves what it saves."""
-
-
-def loaded(trainer: pl.Trainer) -> dict[str, Any]:
-    return {type(each).__name__: each.state_dict() for each in trainer.callbacks}  # type: ignore[attr-defined]
-
-
 @pytest.mark.filterwarnings("ignore:The .* does not have many workers")
 @pytest.mark.parametrize("place", [0, -1], ids=["before", "behind"])
 def test_an_excursion_leaves_no_trace(place: int, tmp_path: Any) -> None:
@@ -480,6 +473,48 @@ def test_an_excursion_leaves_no_trace(place: int, tmp_path: Any) -> None:
     counts = [each._extra_state()["counts"] for each in (around[0], plain[0])]
     assert repr(counts[0]) == repr(counts[1])  # not-a-numbers are equal as words
     assert around[1]._measured == plain[1]._measured
+
+
+@pytest.mark.filterwarnings("ignore:The .* does not have many workers")
+def test_an_excursion_leaves_no_trace_in_the_probe(tmp_path: Any) -> None:
+    class Validated(Toy):
+        def validation_step(self, batch: Batch, batch_idx: int) -> None:
+            self.net(batch[0])
+
+        def val_dataloader(self) -> DataLoader[Batch]:
+            return DataLoader(make_batches(4, 32), batch_size=None)  # type: ignore[arg-type]
+
+    plain, around = LayerSeparabilityProbe(), LayerSeparabilityProbe()
+    options: dict[str, Any] = {"max_epochs": 3, "default_root_dir": tmp_path}
+    fit(Validated(), plain, **options)
+    finder = Milestones(num_training_steps=5, update_attr=False, early_stop_threshold=None)
+    fit(Validated(), finder, around, **options)
+    pd.testing.assert_frame_equal(pd.DataFrame(around.history), pd.DataFrame(plain.history))
+    assert around.laws == plain.laws
+
+
+class Sized(Toy):
+    """Its batches are as large as Lightning's finder makes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batch_size = 4
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        x, y = (torch.cat(parts) for parts in zip(*make_batches(8), strict=True))
+        return DataLoader(TensorDataset(x, y), self.batch_size)
+
+
+@pytest.mark.filterwarnings("ignore:The .* does not have many workers")
+@pytest.mark.parametrize("place", [0, -1], ids=["before", "behind"])
+def test_a_search_for_the_batch_size_leaves_no_trace(place: int, tmp_path: Any) -> None:
+    monitors: list[Any] = [GradientFlowMonitor(every_n_steps=1), ActivationMonitor(every_n_steps=1)]
+    finder = BatchSizeFinder(init_val=4, steps_per_trial=2, max_trials=2, max_val=16)
+    callbacks = [finder, *monitors] if place == 0 else [*monitors, finder]
+    module = Sized()
+    fit(module, *callbacks, default_root_dir=tmp_path)
+    for monitor in monitors:
+        assert steps(monitor) == list(range(64 // module.batch_size))
 
 
 def test_going_back_to_a_checkpoint_during_a_run_goes_back_wholly() -> None:
