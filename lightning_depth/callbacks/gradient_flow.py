@@ -134,7 +134,7 @@ class GradientFlowMonitor(DepthCallback):
         self._roster: Roster | None = None
         self._outputs: OutputGradients | None = None
         self._source: Source | None = None
-        self._sends_histograms = False
+        self._sends_histograms, self._why_nothing = False, "no step was measured"
         self._missed = 0
         self._latest: dict[str, Callable[[], dict[str, float]]] = {}
         self._watched: list[StepWatcher] = []
@@ -185,7 +185,9 @@ class GradientFlowMonitor(DepthCallback):
         self._sends_histograms = wants_histograms(trainer, self, asked=self.log_histograms)
         source = choose_source(trainer)
         self._source = source if isinstance(source, Source) else None
+        self._why_nothing = "no step had a gradient"
         if isinstance(source, str):
+            self._why_nothing = f"DeepSpeed keeps the gradients to itself, and {source}"
             rank_zero_warn(HIDDEN.format(reason=source))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -352,6 +354,8 @@ class GradientFlowMonitor(DepthCallback):
         return self._streaks.unfinished(FindingKind.NON_FINITE)
 
     def _summary(self) -> str:
+        if not len(self._totals):
+            return f"GradientFlowMonitor measured nothing: {self._why_nothing}."
         held = [parameter for scope in self._scopes for parameter in scope.parameters]
         told = self._roster.describe_untrained(held) if self._roster is not None and held else ""
         return f"{super()._summary()}{told}"

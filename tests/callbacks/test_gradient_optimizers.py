@@ -259,7 +259,9 @@ def test_a_partitioned_parameter_has_the_shape_of_the_whole() -> None:
     assert Sharding().shape(parameter) == (3, 4)
 
 
-def test_a_strategy_that_hides_gradients_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_strategy_that_hides_gradients_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(
         "lightning_depth.callbacks.gradient_flow.choose_source", lambda trainer: "it is closed"
     )
@@ -271,3 +273,5 @@ def test_a_strategy_that_hides_gradients_is_warned_of(monkeypatch: pytest.Monkey
     with pytest.warns(UserWarning, match=message):
         fit(Toy(), monitor)
     assert (monitor.totals, monitor.findings) == ({}, [])
+    told = "measured nothing: DeepSpeed keeps the gradients to itself, and it is closed."
+    assert told in " ".join(capsys.readouterr().out.replace("|", " ").split())
