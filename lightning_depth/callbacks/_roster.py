@@ -137,10 +137,18 @@ def are_same(some: Sequence[object], others: Sequence[object]) -> bool:
 
 
 def _parts(model: nn.Module) -> list[object]:
-    """Every module and every parameter of a model."""
-    modules = list(model.modules())
-    parameters = (p for m in modules for p in m._parameters.values() if p is not None)
-    return [*modules, *parameters]
+    """Every module and every parameter of a model; ``parameters`` takes twice as long."""
+    parts: list[object] = []
+    waiting: list[nn.Module | None] = [model]
+    seen: set[int] = set()
+    while waiting:
+        module = waiting.pop()
+        if module is not None and id(module) not in seen:
+            seen.add(id(module))
+            parts.append(module)
+            parts.extend(module._parameters.values())
+            waiting.extend(module._modules.values())
+    return parts
 
 
 def _owned(layers: Sequence[Layer]) -> dict[str, list[Any]]:
