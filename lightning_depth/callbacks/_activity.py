@@ -118,6 +118,11 @@ class Recorder:
         self._seen: dict[int, Any] = {}  # the nodes are kept, or their ids would be given away
 
     @property
+    def layers(self) -> list[Layer]:
+        """The layers that are recorded."""
+        return self._layers
+
+    @property
     def is_blind(self) -> bool:
         """Whether every layer is inside a compiled module."""
         return not self._layers
@@ -163,7 +168,7 @@ class Recorder:
         if tensor is None or not tensor.is_floating_point() or tensor.numel() == 0:
             return
         activity, tensor = self._activity, tensor.detach()
-        activity.norms[name].append(torch.linalg.vector_norm(tensor, dtype=torch.float32))
+        activity.norms[name].append(torch.linalg.vector_norm(tensor, dtype=_norm_dtype(tensor)))
         activity.numels[name] = activity.numels.get(name, 0) + tensor.numel()
         activity.lengths.append(len(tensor) if tensor.ndim else 0)
         if name not in activity.kept and tensor.ndim > 1 and len(tensor) >= FEWEST_SAMPLES:
@@ -203,6 +208,11 @@ class Recorder:
         if activation.bounded:
             share = saturated_share(output, activation.low, activation.high)
             self._activity.saturated[place].append(share)
+
+
+def _norm_dtype(tensor: Tensor) -> torch.dtype:
+    """Float32 also for half precision, whose squares overflow; PyTorch narrows no float64."""
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _in_turn(hooks: Mapping[nn.Module, list[Hook]]) -> dict[nn.Module, Hook]:

@@ -93,7 +93,8 @@ def _flat(tensors: list[Tensor], home: torch.device) -> Tensor:
         return torch.empty(0, device=home)
     if tensors[0].ndim != 1:
         tensors = [tensor.reshape(-1) for tensor in tensors]
-    return torch.cat(tensors).to(torch.float32)
+    joined = torch.cat(tensors)
+    return joined.to(torch.promote_types(joined.dtype, torch.float32))
 
 
 def _spectra(

@@ -77,7 +77,7 @@ def _totals(scope: Scope, record: Record) -> dict[str, float]:
         scalars["update_to_weight"] = scope.counts.update_to_weight
     if scope.siblings > 1:
         few = _FEW[: max(1, _MOST_SCALARS // scope.siblings)]
-        return {f"{key}/{scope.place}": scalars[key] for key in few if key in scalars}
+        return {f"{key}/{scope.name}": scalars[key] for key in few if key in scalars}
     return scalars
 
 

@@ -3,118 +3,37 @@
 from __future__ import annotations
 
 import math
+import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
+from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
-from lightning_depth.callbacks._clipping import Clipping, norm_after
-from lightning_depth.callbacks._flow import Flow, read_flow
+from lightning_depth.callbacks._clipping import Clipping, norm_after, read_clipping
+from lightning_depth.callbacks._flow import read_flow
 from lightning_depth.callbacks._gradients import GradientTable
+from lightning_depth.callbacks._histograms import count_gradients
 from lightning_depth.callbacks._norms import HostNorms, Norms
+from lightning_depth.callbacks._optimizers import name_optimizers, parameters_of
 from lightning_depth.callbacks._output_gradients import OutputGradients
-from lightning_depth.callbacks._reading import Column, ratio
+from lightning_depth.callbacks._reading import ratio
+from lightning_depth.callbacks._record import Counts, Record
+from lightning_depth.callbacks._roster import are_same
+from lightning_depth.callbacks._sharding import read_sharding
+from lightning_depth.callbacks._sources import Source
 from lightning_depth.callbacks._updates import StepWatcher
+from lightning_depth.layers import Layer
 
-__all__ = ["Counts", "Record", "Scope"]
+__all__ = ["Counts", "Record", "Scope", "known_optimizers", "name_of", "open_scope"]
 
 
 _WEIGHTS_EVERY = 10
 """Measurements from one reading of the weights to the next, where their change is not measured."""
-
-
-def middle(values: list[float]) -> float:
-    """Return the median of what is finite, not-a-number where nothing is."""
-    known = [value for value in values if math.isfinite(value)]
-    return median(known) if known else math.nan
-
-
-@dataclass
-class Counts:
-    """How many steps of an optimizer were measured, and what became of them."""
-
-    measured: int = 0
-    skipped: int = 0
-    taken: int = 0
-    """Steps that were not skipped and whose record is complete."""
-    clipped: int = 0
-    due: int = 0
-    """Step from which on the next measurement is taken."""
-    updates: list[float] | None = None
-    """What the last complete record changed, layer by layer."""
-    clipped_norm: float = math.nan
-    """Of the last complete record."""
-    weights: list[float] | None = None
-    """Norms of the weights when they were last read, parameter by parameter."""
-
-    @property
-    def update_to_weight(self) -> float:
-        """Median over the layers of what the last complete record changed."""
-        return middle(self.updates or [])
-
-    @property
-    def clipped_fraction(self) -> float:
-        """Share of the measured steps at which clipping made the gradient smaller."""
-        return self.clipped / self.taken if self.taken else 0.0
-
-
-@dataclass
-class Record:
-    """One measured step; what the step changed is known later and filled in."""
-
-    place: int
-    step: int
-    epoch: int
-    flow: Flow
-    skipped: bool
-    clipped_norm: float
-    clipped_fraction: float
-    updates: Column
-    """For each layer the RMS of its change over the RMS of its weight."""
-
-    @property
-    def update_to_weight(self) -> float:
-        """Median over the layers of what the step changed."""
-        return middle(self.updates.tolist())
-
-    def layer_columns(self) -> dict[str, Any]:
-        """Return the columns of ``history``."""
-        reading = self.flow.reading
-        return {
-            "step": self.step,
-            "epoch": self.epoch,
-            "optimizer": self.place,
-            "layer": reading.watched.names,
-            "depth": reading.watched.depths,
-            "grad_rms": reading.grad_rms,
-            "weight_rms": reading.weight_rms,
-            "grad_to_weight": reading.grad_to_weight,
-            "update_to_weight": self.updates,
-            "output_grad_rms": math.nan if reading.output_rms is None else reading.output_rms,
-            "nonfinite": reading.bad_counts,
-        }
-
-    def total_columns(self) -> dict[str, Any]:
-        """Return the columns of ``totals``."""
-        trend = self.flow.trend
-        return {
-            "step": self.step,
-            "epoch": self.epoch,
-            "optimizer": self.place,
-            "norm": self.flow.reading.norm,
-            "clipped_norm": self.clipped_norm,
-            "clipped_fraction": self.clipped_fraction,
-            "shrink_per_layer": trend.shrink_per_layer,
-            "shrink_low": trend.low,
-            "shrink_high": trend.high,
-            "first_to_last": trend.first_to_last,
-            "update_to_weight": self.update_to_weight,
-            "nonfinite": self.flow.reading.nonfinite,
-            "skipped": self.skipped,
-        }
 
 
 @dataclass
@@ -122,38 +41,70 @@ class Scope:
     """One optimizer of a run.
 
     Args:
-        place: Its place among the optimizers.
+        name: What the optimizer is called.
+        optimizer: The optimizer, which is not kept alive: its state is as large as the network.
+        parameters: Those that it had when it was met; some are added or exchanged later.
         table: Its parameters.
         watcher: Measures what its steps change.
         counts: Of this optimizer, also from before a resumption.
-        num_parameters: How many it had when it was met; some are added later.
+        source: Where gradients and weights are found.
         clipping: What happens to the gradient after it is read.
         limit: ``gradient_clip_val`` of the Trainer.
         scaler: GradScaler of the run, if there is one.
         outputs: Records the gradients of the layers' outputs, if they are asked for.
         siblings: How many optimizers the run has.
+        is_listed: Whether this is one of them; strategies may step others.
     """
 
-    place: int
+    name: str
+    optimizer: weakref.ref[Any]
+    parameters: Sequence[Parameter]
     table: GradientTable
     watcher: StepWatcher
     counts: Counts
-    num_parameters: int = 0
+    source: Source
     clipping: Clipping = Clipping.NONE
     limit: float | None = None
     scaler: Any = None
     outputs: OutputGradients | None = None
     siblings: int = 1
+    is_listed: bool = True
     record: Record | None = field(default=None, init=False)
 
     @property
     def key(self) -> str:
         """What tells the findings of this optimizer from those of others."""
-        return f"{self.place}/"
+        return f"{self.name}/"
 
-    def read(
-        self, trainer: pl.Trainer, optimizer: Optimizer, step: int
-    ) -> tuple[Record, Record | None] | None:
+    def is_of(self, optimizer: Any) -> bool:
+        """Return whether this optimizer was met, and with these parameters."""
+        return self.optimizer() is optimizer and are_same(parameters_of(optimizer), self.parameters)
+
+    def unscales(self) -> bool:
+        """Return whether gradients still carry the loss scale when they are read."""
+        optimizer = self.optimizer()
+        return self.scaler is not None and bool(
+            getattr(optimizer, "_step_supports_amp_scaling", False)
+        )
+
+    def factor_on_gradients(self) -> float:
+        """Return what the gradients of the last record must be divided by."""
+        if self.record is None or not self.unscales():
+            return 1.0
+        return self.record.flow.reading.loss_scale
+
+    def count_gradients(
+        self, layers: Sequence[Layer], *, here: bool
+    ) -> dict[str, torch.Tensor | None]:
+        """Return counts for a histogram of each layer's gradient, on the device.
+
+        Args:
+            layers: The layers of the model.
+            here: Whether this rank counts; reading may take part of every rank all the same.
+        """
+        return count_gradients(layers, self.parameters, self.source.gradient, here=here)
+
+    def read(self, trainer: pl.Trainer, step: int) -> tuple[Record, Record | None] | None:
         """Read the gradients of a step that is about to be taken, and complete the last record.
 
         Returns:
@@ -170,8 +121,7 @@ class Scope:
             None if reuse else self.watcher.keep,
             scale=getattr(self.scaler, "_scale", None),
             earlier=earlier,
-            unscale=self.scaler is not None
-            and bool(getattr(optimizer, "_step_supports_amp_scaling", False)),
+            unscale=self.unscales(),
         )
         if reading is None:
             self.watcher.put_back(taken)
@@ -186,7 +136,7 @@ class Scope:
         self.counts.measured += 1
         self.counts.skipped += skipped
         self.record = Record(
-            place=self.place,
+            optimizer=self.name,
             step=step,
             epoch=trainer.current_epoch,
             flow=read_flow(reading),
@@ -195,7 +145,7 @@ class Scope:
             clipped_fraction=math.nan,
             updates=np.full(len(reading.watched), np.nan),
         )
-        if not skipped:
+        if not skipped and (optimizer := self.optimizer()) is not None:
             self.watcher.watch(optimizer, clipped=self.clipping is Clipping.OTHER)
         return self.record, completed
 
@@ -230,3 +180,66 @@ class Scope:
         self.counts.updates = record.updates.tolist()
         self.counts.clipped_norm = record.clipped_norm
         return record
+
+
+def known_optimizers(trainer: pl.Trainer) -> list[Any]:
+    """Return the optimizers of a run without what Lightning wraps around them."""
+    return [getattr(optimizer, "optimizer", optimizer) for optimizer in trainer.optimizers]
+
+
+def name_of(trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer) -> str:
+    """Return what an optimizer is called in this run."""
+    known = known_optimizers(trainer)
+    names = name_optimizers(pl_module, known)
+    pairs = zip(known, names, strict=True)
+    return next((name for one, name in pairs if one is optimizer), type(optimizer).__name__)
+
+
+def open_scope(
+    trainer: pl.Trainer,
+    pl_module: pl.LightningModule,
+    optimizer: Optimizer,
+    counts: Counts,
+    *,
+    name: str,
+    layers: Sequence[Layer],
+    source: Source,
+    outputs: OutputGradients | None,
+    update_ratio: bool,
+) -> Scope:
+    """Return the scope of an optimizer that is met for the first time, or that has changed.
+
+    Args:
+        trainer: It steps the optimizer.
+        pl_module: The module whose layers are watched.
+        optimizer: The optimizer.
+        counts: Of this optimizer, also from before a resumption.
+        name: What it is called.
+        layers: The layers of the module.
+        source: Where gradients and weights are found.
+        outputs: Records the gradients of the layers' outputs, if they are asked for.
+        update_ratio: Whether the change of the weights is measured.
+    """
+    parameters = parameters_of(optimizer)
+    sharding = read_sharding(
+        trainer.strategy.model or pl_module, parameters, always=outputs is not None
+    )
+    device = trainer.strategy.root_device
+    table = GradientTable(pl_module, layers, parameters, sharding, device, source)
+    table.last_weights = counts.weights
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return Scope(
+        name,
+        weakref.ref(optimizer),
+        parameters,
+        table,
+        StepWatcher(table, update_ratio and source.in_place),
+        counts,
+        source,
+        clipping=read_clipping(trainer, pl_module),
+        limit=trainer.gradient_clip_val,
+        scaler=scaler if scaler is not None and scaler.is_enabled() else None,
+        outputs=outputs,
+        siblings=max(len(trainer.optimizers), 1),
+        is_listed=any(one is optimizer for one in known_optimizers(trainer)),
+    )

@@ -62,6 +62,18 @@ class Streaks:
             if self._running[key][0] >= self._patience or finding.kind in certain
         )
 
+    def forget(self, layers: Collection[str]) -> None:
+        """Drop what is running of layers that are gone.
+
+        Args:
+            layers: Their names.
+        """
+        self._running = {
+            key: (count, first)
+            for key, (count, first) in self._running.items()
+            if not set(first.layers) & set(layers)
+        }
+
     def has_told(self, scope: str, kinds: Collection[FindingKind]) -> bool:
         """Return whether a finding of one of these kinds was told.
 

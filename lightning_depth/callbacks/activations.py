@@ -26,11 +26,18 @@ from lightning_depth.callbacks._activity_findings import (
 from lightning_depth.callbacks._activity_host import bring
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
 from lightning_depth.callbacks._heatmap import draw_heatmap
+from lightning_depth.callbacks._histograms import (
+    OutputHistograms,
+    bring_histograms,
+    send_histograms,
+    wants_histograms,
+)
 from lightning_depth.callbacks._history import History
-from lightning_depth.callbacks._pace import next_due, step_of, steps_between, writes_row
+from lightning_depth.callbacks._pace import Pace, step_of, writes_row
+from lightning_depth.callbacks._roster import Roster
 from lightning_depth.callbacks._streaks import Streaks
 from lightning_depth.errors import check_count, check_real
-from lightning_depth.layers import Granularity, Layer, order_by_execution, select_layers
+from lightning_depth.layers import Granularity, Layer, order_by_execution
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,6 +70,9 @@ class ActivationMonitor(DepthCallback):
         on_finding: What happens then: "log" prints it, "warn" warns, "stop" ends training, "raise"
             raises an error, a callable is handed the finding.
         log_layers: Whether the share of dead units of every layer is logged beside the totals.
+        log_histograms: Whether the outputs of every layer go to TensorBoard, W&B and Comet as
+            histograms, at measured steps, for one more copy from the device; they are those of
+            rank zero, and of a layer that runs several times those of its first run.
         min_samples: Samples over which a unit must be silent to be dead; the measured batches are
             put together until they hold as many.
         tau: Share of its layer's average output at or below which a unit is dormant.
@@ -83,6 +93,7 @@ class ActivationMonitor(DepthCallback):
         patience: int = 3,
         on_finding: OnFinding = "warn",
         log_layers: bool = False,
+        log_histograms: bool = False,
         min_samples: int = 512,
         tau: float = DEFAULT_TAU,
         prefix: str = "activations",
@@ -96,24 +107,30 @@ class ActivationMonitor(DepthCallback):
         self.every_n_steps = every_n_steps
         self.patience = check_count("patience", patience)
         self.log_layers = log_layers
+        self.log_histograms = log_histograms
         self.min_samples = check_count("min_samples", min_samples)
         self.tau = check_real("tau", tau, 0.0)
         self._streaks = Streaks(patience)
         self._window = Window(min_samples)
+        self._pace = Pace(every_n_steps)
         self._measured = 0
         self._due = 0
-        self._step = 0
+        self._wake = 0
+        self._epoch_entered = False
+        self._step = self._next = 0
+        self._roster: Roster | None = None
         self._layers: list[Layer] = []
         self._ordered = False
         self._paused = False
         self._recorder: Recorder | None = None
         self._activity: Activity | None = None
+        self._histograms: OutputHistograms | None = None
         self._latest: list[LayerActivity] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model out of copies."""
         tied: dict[str, Any] = {"_layers": [], "_latest": [], "_recorder": None, "_activity": None}
-        return {**super().__getstate__(), **tied}
+        return {**super().__getstate__(), **tied, "_roster": None, "_histograms": None}
 
     def plot(self) -> tuple[Figure, Axes]:
         """Draw the RMS of the layers' outputs by depth and step.
@@ -129,9 +146,11 @@ class ActivationMonitor(DepthCallback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the layers, so that a pattern that matches nothing is told before training."""
         super().on_fit_start(trainer, pl_module)
-        self._layers = select_layers(pl_module, self.granularity, self.include, self.exclude)
-        self._ordered = False
+        self._roster = Roster(pl_module, self.granularity, self.include, self.exclude)
+        self._layers, self._ordered = self._roster.layers, False
         self._recorder = Recorder(pl_module, self._layers)
+        if wants_histograms(trainer, self, asked=self.log_histograms):
+            self._histograms = OutputHistograms(self._recorder.layers)
         if self._recorder.is_blind or getattr(pl_module, "_compiler_ctx", None) is not None:
             self._recorder = None
             rank_zero_warn(
@@ -139,15 +158,53 @@ class ActivationMonitor(DepthCallback):
                 "and hooks do not run in compiled code; GradientFlowMonitor does not need them."
             )
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look ahead at the first batch, also where a run goes on in the middle of an epoch."""
+        super().on_train_start(trainer, pl_module)
+        self._look_ahead()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look ahead at the first batch, when the length of the epoch is known."""
+        super().on_train_epoch_start(trainer, pl_module)
+        self._look_ahead()
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Put the hooks on, at steps that are due."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        step = step_of(trainer)
-        if step >= self._due and self._recorder is not None:
-            self._step = step
+        if step_of(trainer) >= self._wake:
+            self._prepare(trainer, pl_module)
+
+    def _look_ahead(self) -> None:
+        self._wake, self._epoch_entered = 0, False
+
+    def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Find out when the next measurement is due, and record if it is now."""
+        if self._recorder is None:
+            return
+        if not self._epoch_entered:
+            self._epoch_entered = True
+            self._due = min(self._due, self._pace.enter_epoch(trainer))
+        step, self._wake = step_of(trainer), self._due
+        if step >= self._due:
+            self._refresh(pl_module)
+            self._step, first = step, self._measured < self.patience
+            self._next = step + 1 if first else self._pace.after(trainer, step)
             self._recorder.attach()
+            if self._histograms is not None:
+                self._histograms.attach()
+
+    def _refresh(self, pl_module: pl.LightningModule) -> None:
+        """Record the layers that there are now; units of others are no longer waited for."""
+        if self._roster is None or (gone := self._roster.refresh()) is None:
+            return
+        self._streaks.forget(gone)
+        self._window = Window(self.min_samples)
+        self._layers, self._ordered = self._roster.layers, False
+        self._recorder = Recorder(pl_module, self._layers)
+        if self._histograms is not None:
+            self._histograms = OutputHistograms(self._recorder.layers)
 
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
@@ -157,6 +214,8 @@ class ActivationMonitor(DepthCallback):
         In manual optimization other networks may run after it, so there it is a pause.
         """
         super().on_before_backward(trainer, pl_module, loss)
+        if self._histograms is not None:
+            self._histograms.pause()
         if pl_module.automatic_optimization:
             self._take()
         elif self._recorder is not None and self._recorder.is_attached:
@@ -204,14 +263,16 @@ class ActivationMonitor(DepthCallback):
     def _measure(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, activity: Activity
     ) -> None:
-        step, pace = self._step, steps_between(trainer, self.every_n_steps)
-        self._due = next_due(step, pace) if self._measured >= self.patience else step + 1
+        step, self._due = self._step, self._next
         self._measured += 1
         if not self._ordered:
             self._layers, self._ordered = order_by_execution(self._layers, activity.executed), True
         if not self._agree(trainer):
             return
         brought = bring(activity, ranks=trainer.world_size)
+        if self._histograms is not None:
+            histograms = bring_histograms(self._histograms.take())
+            send_histograms(trainer, f"{self._prefix}/outputs", histograms, step)
         self._window.add(brought)
         layers = read_layers(self._layers, brought, self._window, self.tau)
         if layers:
@@ -247,9 +308,13 @@ class ActivationMonitor(DepthCallback):
     def _detach(self) -> None:
         if self._recorder is not None:
             self._recorder.detach()
+        if self._histograms is not None:
+            self._histograms.take()
         self._history.settle()
         self._paused = False
         self._recorder, self._activity, self._layers = None, None, []
+        self._roster = self._histograms = None
+        self._look_ahead()
 
     def _reset(self) -> None:
         super()._reset()
@@ -270,6 +335,8 @@ class ActivationMonitor(DepthCallback):
         self._streaks.load_state_dict(state["streaks"])
         self._window.load_state_dict(state["window"])
         self._measured, self._due = state["measured"], state["due"]
+        self._latest = []
+        self._look_ahead()
 
 
 def _columns(step: int, epoch: int, layers: Sequence[LayerActivity]) -> dict[str, Any]:

@@ -8,8 +8,7 @@ stop the accelerator again. Between measured steps the monitor compares two inte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,22 +17,26 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
-from lightning_depth.callbacks._clipping import read_clipping
 from lightning_depth.callbacks._gradient_report import confirm, scalars_of
-from lightning_depth.callbacks._gradients import GradientTable
 from lightning_depth.callbacks._heatmap import draw_heatmap
+from lightning_depth.callbacks._histograms import (
+    bring_histograms,
+    send_histograms,
+    wants_histograms,
+)
 from lightning_depth.callbacks._history import History
-from lightning_depth.callbacks._order import ExecutionOrder
 from lightning_depth.callbacks._output_gradients import OutputGradients
-from lightning_depth.callbacks._pace import next_due, step_of, steps_between, writes_row
-from lightning_depth.callbacks._scope import Counts, Record, Scope
-from lightning_depth.callbacks._sharding import read_sharding
+from lightning_depth.callbacks._pace import Pace, step_of, writes_row
+from lightning_depth.callbacks._record import LAYER_COLUMNS, TOTAL_COLUMNS, Record
+from lightning_depth.callbacks._roster import Roster
+from lightning_depth.callbacks._scope import Scope, known_optimizers
+from lightning_depth.callbacks._scopes import Scopes
 from lightning_depth.callbacks._sources import HIDDEN, Source, choose_source
 from lightning_depth.callbacks._streaks import Streaks
 from lightning_depth.callbacks._updates import StepWatcher
 from lightning_depth.errors import check_choice, check_count
 from lightning_depth.findings import Finding, FindingKind
-from lightning_depth.layers import Granularity, Layer, select_layers
+from lightning_depth.layers import Granularity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,33 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GradientFlowMonitor"]
 
-_LAYER_COLUMNS = (
-    "grad_rms",
-    "weight_rms",
-    "grad_to_weight",
-    "update_to_weight",
-    "output_grad_rms",
-)
-_TOTAL_COLUMNS = (
-    "norm",
-    "clipped_norm",
-    "clipped_fraction",
-    "shrink_per_layer",
-    "shrink_low",
-    "shrink_high",
-    "first_to_last",
-    "update_to_weight",
-)
 _MISSES = 3
 """Steps without any gradient after which that is said."""
-
-
-_FORGOTTEN: dict[str, Any] = {
-    "_layers": None,
-    "_order": None,
-    "_outputs": None,
-    "_source": None,
-}
 
 
 class GradientFlowMonitor(DepthCallback):
@@ -81,8 +59,11 @@ class GradientFlowMonitor(DepthCallback):
     the very first step tells of the initialisation, which need not last.
 
     The first ``patience + 1`` steps are always measured, because a network that cannot pass a
-    gradient shows it at its initialisation and may hide it later. With several optimizers each is
-    measured on its own, over its own parameters.
+    gradient shows it at its initialisation and may hide it later; so are at least one step of
+    every epoch and the last step of training. With several optimizers each is measured on its own,
+    over its own parameters, and named after the part of the module that it trains. Where modules
+    are added, replaced or removed during training, the layers are chosen again at the next
+    measured step.
 
     What a step changes is known after it: in a logged row ``update_to_weight``, and the norm after
     a clipping that is not by norm, are those of the measurement before. ``history`` and ``totals``
@@ -99,6 +80,9 @@ class GradientFlowMonitor(DepthCallback):
         on_finding: What happens then: "log" prints it, "warn" warns, "stop" ends training, "raise"
             raises an error, a callable is handed the finding.
         log_layers: Whether the ratio of every layer is logged beside the totals.
+        log_histograms: Whether the gradients of every layer go to TensorBoard, W&B and Comet as
+            histograms, at measured steps, for one more copy from the device. They are those of
+            rank zero; where parameters are sharded, those of its shard.
         update_ratio: Whether the change of the weights is measured, which keeps one copy of them.
             Without it the weights themselves are read at every tenth measurement only.
         signal: "weights" judges the gradient of the weights over the weights; "activations" also
@@ -122,11 +106,12 @@ class GradientFlowMonitor(DepthCallback):
         on_finding: OnFinding = "warn",
         log_layers: bool = False,
         *,
+        log_histograms: bool = False,
         update_ratio: bool = True,
         signal: Literal["weights", "activations"] = "weights",
         prefix: str = "grad_flow",
     ) -> None:
-        super().__init__(prefix, on_finding, History(_LAYER_COLUMNS))
+        super().__init__(prefix, on_finding, History(LAYER_COLUMNS))
         if every_n_steps is not None:
             check_count("every_n_steps", every_n_steps)
         self.granularity = granularity
@@ -135,30 +120,31 @@ class GradientFlowMonitor(DepthCallback):
         self.every_n_steps = every_n_steps
         self.patience = check_count("patience", patience)
         self.log_layers = log_layers
+        self.log_histograms = log_histograms
         self.update_ratio = update_ratio
         self.signal = check_choice("signal", signal, ("weights", "activations"))
-        self._totals = History(_TOTAL_COLUMNS)
+        self._totals = History(TOTAL_COLUMNS)
         self._streaks = Streaks(patience)
-        self._counts: dict[int, Counts] = {}
+        self._pace = Pace(every_n_steps)
+        self._scopes = Scopes()
         self._start_watching()
 
     def _start_watching(self) -> None:
         """Set what belongs to one run and to its model, and is neither copied nor kept."""
-        self._due: dict[int, int] = {}
-        self._layers: list[Layer] | None = None
-        self._order: ExecutionOrder | None = None
+        self._roster: Roster | None = None
         self._outputs: OutputGradients | None = None
-        self._scopes: dict[int, Scope] = {}
         self._source: Source | None = None
+        self._sends_histograms, self._why_nothing = False, "no step was measured"
         self._missed = 0
-        self._latest: dict[int, Callable[[], dict[str, float]]] = {}
+        self._latest: dict[str, Callable[[], dict[str, float]]] = {}
         self._watched: list[StepWatcher] = []
+        self._look_ahead()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model's parameters out of copies."""
         self._finish_records()
-        tied: dict[str, Any] = {"_due": {}, "_scopes": {}, "_watched": [], "_latest": {}}
-        return {**super().__getstate__(), **tied, **_FORGOTTEN}
+        tied: dict[str, Any] = {"_roster": None, "_outputs": None, "_source": None}
+        return {**super().__getstate__(), **tied, "_latest": {}, "_watched": []}
 
     @property
     def totals(self) -> dict[str, list[Any]]:
@@ -174,7 +160,10 @@ class GradientFlowMonitor(DepthCallback):
         return super().history
 
     def plot(self) -> tuple[Figure, Axes]:
-        """Draw the ratio of gradient to weight by depth and step.
+        """Draw by depth and step what the findings are about.
+
+        That is the ratio of gradient to weight, or with ``signal="activations"`` the gradient of
+        the loss with respect to the layers' outputs.
 
         Returns:
             The figure and its axes.
@@ -182,41 +171,49 @@ class GradientFlowMonitor(DepthCallback):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        return draw_heatmap(
-            self.history, "grad_to_weight", "Gradient flow by depth", "gradient RMS / weight RMS"
-        )
+        column, label = ("grad_to_weight", "gradient RMS / weight RMS")
+        if self.signal == "activations":
+            column, label = ("output_grad_rms", "RMS of the gradient of the layer's output")
+        return draw_heatmap(self.history, column, "Gradient flow by depth", label)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the layers, so that a pattern that matches nothing is told before training."""
         super().on_fit_start(trainer, pl_module)
-        self._layers = select_layers(pl_module, self.granularity, self.include, self.exclude)
+        self._roster = Roster(pl_module, self.granularity, self.include, self.exclude)
         if self.signal == "activations":
-            self._outputs = OutputGradients(self._layers)
+            self._outputs = OutputGradients(self._roster.layers)
+        self._sends_histograms = wants_histograms(trainer, self, asked=self.log_histograms)
         source = choose_source(trainer)
         self._source = source if isinstance(source, Source) else None
+        self._why_nothing = "no step had a gradient"
         if isinstance(source, str):
+            self._why_nothing = f"DeepSpeed keeps the gradients to itself, and {source}"
             rank_zero_warn(HIDDEN.format(reason=source))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note the order of execution during the first step."""
+        """Look ahead at the first batch, also where a run goes on in the middle of an epoch."""
         super().on_train_start(trainer, pl_module)
-        if self._layers is not None and self._source is not None:
-            self._order = ExecutionOrder(pl_module, self._layers)
+        self._look_ahead()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look ahead at the first batch, when the length of the epoch is known."""
+        super().on_train_epoch_start(trainer, pl_module)
+        self._look_ahead()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Watch the outputs of the layers, at steps that are due and where that is asked for."""
+        """At steps that are due, look at the layers and hang hooks where these are needed."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        if self._outputs is not None and step_of(trainer) >= min(self._due.values(), default=0):
-            self._outputs.attach()
+        if step_of(trainer) >= self._due:
+            self._prepare(trainer)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Read the gradients, at steps that are due."""
         step = step_of(trainer)
-        if step >= self._due.get(id(optimizer), 0):
+        if step >= self._due:
             self._measure(trainer, pl_module, optimizer, step)
 
     def on_train_batch_end(
@@ -246,19 +243,61 @@ class GradientFlowMonitor(DepthCallback):
         self._latest = {}
         self._log_figure(trainer)
 
+    def _look_ahead(self) -> None:
+        self._due, self._epoch_entered = 0, False
+
+    def _prepare(self, trainer: pl.Trainer) -> None:
+        """Find out when the next measurement is due, and get ready for it if it is now."""
+        if self._roster is None or self._source is None:
+            return
+        if not self._epoch_entered:
+            self._epoch_entered = True
+            self._scopes.bring_forward(self._pace.enter_epoch(trainer))
+        self._keep_records(self._scopes.part_from_strangers(known_optimizers(trainer)))
+        self._due = self._scopes.due
+        if step_of(trainer) >= self._due:
+            self._refresh()
+            self._roster.listen()
+            if self._outputs is not None:
+                self._outputs.attach()
+
+    def _refresh(self) -> None:
+        """Meet the optimizers anew where the layers are no longer what they were."""
+        if self._roster is None or (gone := self._roster.refresh()) is None:
+            return
+        self._streaks.forget(gone)
+        self._keep_records(self._scopes.part())
+        if self._outputs is not None:
+            self._outputs.release()
+            self._outputs = OutputGradients(self._roster.layers)
+
     def _measure(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer, step: int
     ) -> None:
-        source = self._source
-        if source is None or not source.is_ready():
+        roster, source = self._roster, self._source
+        if roster is None or source is None or not source.is_ready():
             return
-        scope = self._scopes.get(id(optimizer))
-        if scope is None or scope.num_parameters != _num_parameters(optimizer):
-            scope = self._enter(trainer, pl_module, optimizer, source)
+        scope = self._scopes.find(optimizer)
+        if scope is not None and step < scope.counts.due:
+            return
+        self._refresh()
+        if roster.settle():  # layers have another depth than was thought
+            self._keep_records(self._scopes.part())
+        scope = self._scopes.find(optimizer)
+        if scope is None or not scope.is_of(optimizer):
+            scope, completed = self._scopes.enter(
+                trainer,
+                pl_module,
+                optimizer,
+                layers=roster.layers,
+                source=source,
+                outputs=self._outputs,
+                update_ratio=self.update_ratio,
+            )
+            self._keep_records(completed)
         if step >= scope.counts.due:
-            self._read(trainer, pl_module, optimizer, scope, step)
+            self._read(trainer, pl_module, scope, step)
             scope.counts.due = self._next(trainer, scope, step)
-        self._due[id(optimizer)] = scope.counts.due  # a resumed run waits for what is due
 
     def _next(self, trainer: pl.Trainer, scope: Scope, step: int) -> int:
         """The first steps are all measured, and what has no gradient is looked at again."""
@@ -266,71 +305,27 @@ class GradientFlowMonitor(DepthCallback):
             scope.key, FindingKind.NO_GRADIENT
         ):
             return step + 1
-        return next_due(step, steps_between(trainer, self.every_n_steps))
+        return self._pace.after(trainer, step)
 
     def _read(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        optimizer: Optimizer,
-        scope: Scope,
-        step: int,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, scope: Scope, step: int
     ) -> None:
-        records = scope.read(trainer, optimizer, step)
+        records = scope.read(trainer, step)
         if records is None:
             self._miss(trainer)
             return
         record, completed = records
         self._watched.append(scope.watcher)
-        self._keep_record(completed)
+        self._keep_records([completed] if completed else [])
         for finding in confirm(self._streaks, scope, record):
             self._add_finding(trainer, finding)
-        self._latest[scope.place] = partial(scalars_of, scope, record, log_layers=self.log_layers)
+        if self.log_histograms and self._roster is not None:
+            counted = scope.count_gradients(self._roster.layers, here=self._sends_histograms)
+            histograms = bring_histograms(counted, scale=scope.factor_on_gradients())
+            send_histograms(trainer, f"{self._prefix}/gradients", histograms, step)
+        self._latest[scope.name] = partial(scalars_of, scope, record, log_layers=self.log_layers)
         if writes_row(trainer, step):
             self._log(pl_module, self._scalars())
-
-    def _enter(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        optimizer: Optimizer,
-        source: Source,
-    ) -> Scope:
-        """Meet an optimizer for the first time, or with parameters that it did not have before."""
-        if (known_scope := self._scopes.pop(id(optimizer), None)) is not None:
-            self._keep_record(known_scope.finish(collective=True))
-            known_scope.watcher.release()
-        if self._order is not None:
-            self._layers, self._order = self._order.finish(), None
-        known = [getattr(other, "optimizer", other) for other in trainer.optimizers]
-        place = next((i for i, other in enumerate(known) if other is optimizer), len(self._scopes))
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        table = GradientTable(
-            pl_module,
-            self._layers or [],
-            parameters,
-            read_sharding(
-                trainer.strategy.model or pl_module, parameters, always=self._outputs is not None
-            ),
-            trainer.strategy.root_device,
-            source,
-        )
-        counts = self._counts.setdefault(place, Counts())
-        table.last_weights = counts.weights
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        self._scopes[id(optimizer)] = scope = Scope(
-            place,
-            table,
-            StepWatcher(table, self.update_ratio and source.in_place),
-            counts,
-            num_parameters=len(parameters),
-            clipping=read_clipping(trainer, pl_module),
-            limit=trainer.gradient_clip_val,
-            scaler=scaler if scaler is not None and scaler.is_enabled() else None,
-            outputs=self._outputs,
-            siblings=max(len(known), 1),
-        )
-        return scope
 
     def _miss(self, trainer: pl.Trainer) -> None:
         """Say once that there is nothing to read, where that is so from the beginning."""
@@ -342,8 +337,8 @@ class GradientFlowMonitor(DepthCallback):
                 "returns None. Gradient flow is not measured until there is one."
             )
 
-    def _keep_record(self, record: Record | None) -> None:
-        if record is not None:
+    def _keep_records(self, records: Iterable[Record]) -> None:
+        for record in records:
             self._history.defer(record.layer_columns)
             self._totals.defer(record.total_columns)
 
@@ -352,30 +347,35 @@ class GradientFlowMonitor(DepthCallback):
         return {key: value for make in self._latest.values() for key, value in make().items()}
 
     def _finish_records(self, *, collective: bool = False) -> None:
-        for scope in self._scopes.values():
-            self._keep_record(scope.finish(collective=collective))
+        self._keep_records(self._scopes.finish(collective=collective))
 
     def _conclude(self, trainer: pl.Trainer) -> list[Finding]:
         """A gradient that is not finite at the last measured step needs no patience."""
         return self._streaks.unfinished(FindingKind.NON_FINITE)
 
+    def _summary(self) -> str:
+        if not len(self._totals):
+            return f"GradientFlowMonitor measured nothing: {self._why_nothing}."
+        held = [parameter for scope in self._scopes for parameter in scope.parameters]
+        told = self._roster.describe_untrained(held) if self._roster is not None and held else ""
+        return f"{super()._summary()}{told}"
+
     def _detach(self) -> None:
         self._finish_records()
         self._history.settle()
         self._totals.settle()
-        if self._order is not None:
-            self._order.release()
+        if self._roster is not None:
+            self._roster.release()
         if self._outputs is not None:
             self._outputs.release()
-        for scope in self._scopes.values():
-            scope.watcher.release()
+        self._scopes.forget()
         self._start_watching()
 
     def _reset(self) -> None:
         super()._reset()
         self._totals.clear()
         self._streaks = Streaks(self.patience)
-        self._counts.clear()
+        self._scopes.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that was measured and found, the last step included."""
@@ -386,14 +386,13 @@ class GradientFlowMonitor(DepthCallback):
         return {
             "totals": self._totals.state_dict(),
             "streaks": self._streaks.state_dict(),
-            "counts": {place: asdict(counts) for place, counts in self._counts.items()},
+            "counts": self._scopes.state_dict(),
         }
 
     def _load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Take over a state, also during a run: what is measured now belongs to a later time."""
         self._totals.load_state_dict(state["totals"])
         self._streaks.load_state_dict(state["streaks"])
-        self._counts = {place: Counts(**counts) for place, counts in state["counts"].items()}
-
-
-def _num_parameters(optimizer: Optimizer) -> int:
-    return sum(len(group["params"]) for group in optimizer.param_groups)
+        self._scopes.load_state_dict(state["counts"])
+        self._latest, self._watched = {}, []
+        self._look_ahead()

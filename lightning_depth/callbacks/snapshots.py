@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,9 +42,12 @@ class GradientSnapshot:
             and the number of non-finite elements.
         norm: Norm of the whole gradient.
         shrink_per_layer: Factor by which gradient over weight falls with every layer toward the
-            input.
+            input: that of the line that findings are about.
         first_to_last: Gradient over weight of the first layer over that of the last.
         findings: What these numbers say of a network at its initialisation.
+        shrink_interval: Ends of the 95 % interval of ``shrink_per_layer``.
+        decades: Powers of ten by which the line falls from the last of its layers to the first.
+        trend_layers: The layers through which the line is fitted: blocks, where there are enough.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
@@ -57,6 +61,9 @@ class GradientSnapshot:
     shrink_per_layer: float
     first_to_last: float
     findings: tuple[Finding, ...]
+    shrink_interval: tuple[float, float] = (math.nan, math.nan)
+    decades: float = math.nan
+    trend_layers: tuple[str, ...] = ()
 
 
 def measure_gradients(
@@ -108,6 +115,9 @@ def measure_gradients(
         shrink_per_layer=flow.trend.shrink_per_layer,
         first_to_last=flow.trend.first_to_last,
         findings=tuple(rank_findings(judge(flow, None, scaled=False))),
+        shrink_interval=(flow.trend.low, flow.trend.high),
+        decades=flow.trend.decades,
+        trend_layers=tuple(layer.layer.name for layer in flow.layers),
     )
 
 

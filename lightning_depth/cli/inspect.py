@@ -61,11 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"{cost.activation_bytes:,} bytes of activations kept for backward"
     )
     console.print(_table(costs, signal.layers, gradients))
-    console.print(
-        f"Gradient norm {gradients.norm:.3g}. With every layer toward the input, gradient over "
-        f"weight changes {1 / gradients.shrink_per_layer:.3g}-fold; the first layer has "
-        f"{gradients.first_to_last:.3g} times the last one's."
-    )
+    console.print(f"Gradient norm {gradients.norm:.3g}.{_trend(gradients)}", markup=False)
     found = [*signal.findings, *gradients.findings]
     console.print(render_verdict(found, healthy=_HEALTHY), markup=False)
     return 0
@@ -130,6 +126,22 @@ def _table(
             _number(flow.get("grad_to_weight", math.nan)),
         )
     return table
+
+
+def _trend(gradients: GradientSnapshot) -> str:
+    """The line through the last column of the table, which is what findings are about."""
+    decades, each = gradients.decades, gradients.shrink_per_layer
+    if not (math.isfinite(decades) and math.isfinite(each) and each > 0):
+        return ""
+    verb, (low, high) = "falls", gradients.shrink_interval
+    if decades < 0:
+        verb, decades, each, low, high = "grows", -decades, 1 / each, 1 / high, 1 / low
+    layers = gradients.trend_layers
+    interval = f" (95 % interval {low:.3g} to {high:.3g})" if math.isfinite(low + high) else ""
+    return (
+        f" Gradient over weight {verb} {10**decades:.3g}-fold over the {len(layers)} layers from "
+        f"{layers[-1]} back to {layers[0]}, {each:.3g}-fold with every layer{interval}."
+    )
 
 
 def _number(value: float, form: str = ".3g") -> str:

@@ -20,6 +20,13 @@ Styles = Mapping[str, _panels.Style]
 Bands = Mapping[str, Band]
 
 ERRORS = {"train_error": "Training error, in eval mode", "val_error": "Validation error"}
+GRADIENTS = {
+    "output_grad_rms": "Gradient of the layers' outputs, root mean square",
+    "grad_to_weight": "Gradient over weight, each a root mean square",
+    "grad_rms": "Gradient, root mean square",
+}
+"""What findings may be about, by column: the first that was measured. Old studies stored the last.
+"""
 DECADES = 8
 """Gradients smaller than the largest by more decades than this share the lowest color."""
 
@@ -107,33 +114,60 @@ def _end(band: Band) -> str:
 
 
 def gradient_figure(trials: Trials) -> Figure | None:
-    """Return a map of gradient size by depth and step per arm, all on one color scale."""
-    grids = {arm: _series.gradients(own) for arm, own in trials.items()}
+    """Return a map by depth and step per arm of what the findings judge, on one color scale."""
+    quantity = _judged(trials)
+    grids = {arm: _series.gradients(own, quantity) for arm, own in trials.items()}
     drawn = {arm: grid for arm, grid in grids.items() if grid is not None and grid.positive.size}
     if not drawn:
         return None
     limits = _color_limits(list(drawn.values()))
     low, high = (scientific(limit) for limit in limits)
     scale = embed(_panels.color_bar(limits), "scale", f"Color scale: dark {low}, bright {high}.")
+    name = GRADIENTS[quantity]
     return Figure(
         "Gradient flow by depth and step",
-        "Root mean square of each layer's gradient; depth 1 is nearest the input. The numbers set "
-        "the first layer against the last, median over the steps.",
+        f"{name}; depth 1 is nearest the input. The numbers are medians over the steps"
+        + ("." if quantity == "grad_rms" else "; findings are about the same quantity."),
         "A map that darkens downwards is a gradient that is lost on its way back to the first "
         "layers; one that brightens downwards grows on its way. One logarithmic color scale for "
         "all arms; geometric mean over the seeds; grey where no number is finite.",
-        tuple(_map(number, *item, limits) for number, item in enumerate(drawn.items())),
+        tuple(
+            _map(number, arm, grid, limits, _trend(trials[arm], grid))
+            for number, (arm, grid) in enumerate(drawn.items())
+        ),
         scale=scale,
-        scale_name="Gradient, root mean square",
+        scale_name=name,
         absent=absent(trials, list(drawn)),
     )
 
 
-def _map(number: int, arm: str, grid: Grid, limits: tuple[float, float]) -> Panel:
-    note = f"first layer over last {_shrinkage(grid)}, {len(grid.depths)} layers"
+def _judged(trials: Trials) -> str:
+    """The first quantity of which every arm that measured gradients has a number."""
+    measured = [own for own in trials.values() if _series.has_numbers(own, "grad_rms")]
+    return next(
+        (
+            column
+            for column in GRADIENTS
+            if measured and all(_series.has_numbers(own, column) for own in measured)
+        ),
+        "grad_rms",
+    )
+
+
+def _map(number: int, arm: str, grid: Grid, limits: tuple[float, float], trend: str) -> Panel:
+    note = f"{trend}, {len(grid.depths)} layers"
     alternative = f"Gradient size of {arm} by depth and optimizer step: {note}."
     svg = embed(_panels.gradient_map(grid, limits), f"gradient-{number}", alternative)
     return Panel(arm, svg, arm=arm, note=note)
+
+
+def _trend(trials: Sequence[Mapping[str, Any]], grid: Grid) -> str:
+    """The factor a layer that findings and logs name; the ends of the map where it is unknown."""
+    factor = _series.shrink_per_layer(trials)
+    if not np.isfinite(factor) or factor <= 0:
+        return f"first layer over last {_shrinkage(grid)}"
+    verb, fold = ("falls", factor) if factor >= 1 else ("grows", 1 / factor)
+    return f"{verb} {fold:.3g}-fold with every layer toward the input"
 
 
 def _color_limits(grids: Sequence[Grid]) -> tuple[float, float]:

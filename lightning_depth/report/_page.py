@@ -31,6 +31,7 @@ class FoundOnce:
     kind: str
     severity: str
     runs: str
+    since: str
     layers: str
     message: str
     suggestion: str
@@ -162,6 +163,7 @@ def _found(place: tuple[str, str, str], seeds: Mapping[Any, Record], num_runs: i
         runs=f"in {len(seeds)} of {num_runs} runs, here seed {seed}"
         if num_runs > 1
         else "in the one run",
+        since="" if finding.get("step") is None else f"since step {finding['step']}",
         layers=_shorten([str(layer) for layer in finding.get("layers") or ()]),
         message=str(finding.get("message", "")),
         suggestion=str(finding.get("suggestion", "")),

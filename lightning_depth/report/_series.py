@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Band", "Grid", "band", "curves", "gradients", "profile", "separability"]
+__all__ = [
+    "Band",
+    "Grid",
+    "band",
+    "curves",
+    "gradients",
+    "has_numbers",
+    "profile",
+    "separability",
+    "shrink_per_layer",
+]
 
 Array = NDArray[np.float64]
 Columns = Mapping[str, Sequence[Any]]
@@ -93,12 +103,31 @@ def curves(trials: Sequence[Mapping[str, Any]], column: str) -> Band:
     )
 
 
-def _histories(trials: Sequence[Mapping[str, Any]], callback: str) -> list[Columns]:
+def _histories(
+    trials: Sequence[Mapping[str, Any]], callback: str, table: str = "history"
+) -> list[Columns]:
     stored = [(trial.get("callbacks") or {}).get(callback) or {} for trial in trials]
-    return [entry["history"] for entry in stored if entry.get("history")]
+    return [entry[table] for entry in stored if entry.get(table)]
 
 
-def gradients(trials: Sequence[Mapping[str, Any]], column: str = "grad_rms") -> Grid | None:
+def has_numbers(trials: Sequence[Mapping[str, Any]], column: str) -> bool:
+    """Return whether the trials of one arm stored a finite number of a gradient quantity."""
+    histories = _histories(trials, "GradientFlowMonitor")
+    return any(np.isfinite(_numbers(history.get(column, ()))).any() for history in histories)
+
+
+def shrink_per_layer(trials: Sequence[Mapping[str, Any]]) -> float:
+    """Return by which factor the judged quantity falls with every layer toward the input.
+
+    It is the median over the steps of all trials; not-a-number where none was stored.
+    """
+    totals = _histories(trials, "GradientFlowMonitor", "totals")
+    factors = _numbers(x for table in totals for x in table.get("shrink_per_layer", ()))
+    factors = factors[np.isfinite(factors)]
+    return float(np.median(factors)) if factors.size else float("nan")
+
+
+def gradients(trials: Sequence[Mapping[str, Any]], column: str) -> Grid | None:
     """Return a gradient quantity by depth and step for the trials of one arm, None without any."""
     cells: dict[tuple[float, float], list[float]] = {}
     histories = [

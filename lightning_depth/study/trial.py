@@ -150,7 +150,7 @@ def _train(job: Job, notify: Callable[[int], None]) -> dict[str, Any]:
         "error": None,
         **measured,
         "curves": _curves(recorder.curves, callbacks),
-        "callbacks": {name: {"history": _history(each)} for name, each in callbacks.items()},
+        "callbacks": {name: _measured(each) for name, each in callbacks.items()},
         "findings": _findings(callbacks),
         "timing": {
             "train_step_s": statistics.median(recorder.steps_s) if recorder.steps_s else None,
@@ -197,6 +197,12 @@ def _wandb_logger(job: Job) -> WandbLogger:
 def _history(callback: Any) -> Mapping[str, list[Any]]:
     history: Mapping[str, list[Any]] = getattr(callback, "history", {})
     return history
+
+
+def _measured(callback: Any) -> dict[str, Mapping[str, list[Any]]]:
+    """Return what a callback measured of every layer, and of the whole network if it did."""
+    totals: Mapping[str, list[Any]] | None = getattr(callback, "totals", None)
+    return {"history": _history(callback)} | ({"totals": totals} if totals else {})
 
 
 def _curves(curves: dict[str, list[Any]], callbacks: Mapping[str, Any]) -> dict[str, list[Any]]:

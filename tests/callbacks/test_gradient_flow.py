@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
@@ -63,13 +64,13 @@ def test_accumulation_with_a_short_last_window() -> None:
 def test_first_steps_then_every_n(tmp_path: Any) -> None:
     monitor = GradientFlowMonitor(every_n_steps=5, patience=2)
     fit(Toy(batches=17), monitor)
-    assert monitor.totals["step"] == [0, 1, 2, 4, 9, 14]
+    assert monitor.totals["step"] == [0, 1, 2, 4, 9, 14, 16]
 
 
 def test_default_pace_is_that_of_the_logger() -> None:
     monitor = GradientFlowMonitor(patience=1)
     fit(Toy(batches=9), monitor, log_every_n_steps=4)
-    assert monitor.totals["step"] == [0, 1, 3, 7]
+    assert monitor.totals["step"] == [0, 1, 3, 7, 8]
 
 
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
@@ -138,7 +139,7 @@ def test_rows_of_the_logger_hold_fresh_measurements(tmp_path: Path) -> None:
         written = {int(row["step"]): float(row["grad_flow/norm"]) for row in csv.DictReader(file)}
     norms = dict(zip(monitor.totals["step"], monitor.totals["norm"], strict=True))
     assert sorted(written) == [3, 7, 8]
-    assert [written[3], written[7], written[8]] == pytest.approx([norms[3], norms[7], norms[7]])
+    assert [written[3], written[7], written[8]] == pytest.approx([norms[3], norms[7], norms[8]])
 
 
 def test_layers_are_logged_on_request() -> None:
@@ -280,6 +281,18 @@ def test_plot_shows_depth_and_step() -> None:
     _, axes = monitor.plot()
     assert [text.get_text() for text in axes.get_yticklabels()] == list(BLOCKS)
     assert axes.collections[0].get_array().shape == (6, 4)
+
+
+@pytest.mark.parametrize(
+    ("signal", "column"), [("weights", "grad_to_weight"), ("activations", "output_grad_rms")]
+)
+def test_plot_shows_what_findings_are_about(signal: Any, column: str) -> None:
+    monitor = GradientFlowMonitor(every_n_steps=EVERY, signal=signal)
+    fit(Toy(), monitor)
+    _, axes = monitor.plot()
+    drawn = axes.collections[0].get_array()
+    wanted = np.array(monitor.history[column]).reshape(4, 6).T
+    np.testing.assert_allclose(drawn, wanted)
 
 
 def test_gradients_of_outputs_equal_autograd() -> None:

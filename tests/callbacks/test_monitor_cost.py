@@ -82,7 +82,7 @@ def test_one_host_read_on_measured_steps_and_none_between() -> None:
     with counted(monitor, ("on_before_optimizer_step", "on_train_batch_end")) as reads:
         fit(Toy(batches=16), monitor, gradient_clip_val=1.0)
     measured = monitor.totals["step"]
-    assert measured == [0, 1, 4, 9, 14]
+    assert measured == [0, 1, 4, 9, 14, 15]
     assert {step: count for step, count in reads.items() if count} == dict.fromkeys(measured, 1)
 
 
@@ -118,7 +118,7 @@ def test_the_activation_monitor_hooks_only_measured_steps() -> None:
     monitor = ActivationMonitor(every_n_steps=5, patience=1)
     module = Toy(batches=12)
     fit(module, monitor, Look())
-    assert hooked == sorted(set(monitor.history["step"])) == [0, 1, 4, 9]
+    assert hooked == sorted(set(monitor.history["step"])) == [0, 1, 4, 9, 11]
     assert not any(module._forward_hooks for module in module.modules())
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -54,6 +56,28 @@ def test_healthy_network_has_no_findings(capsys: Capture) -> None:
 def test_vanishing_gradient_is_found_at_initialisation(capsys: Capture) -> None:
     assert main(["inspect", "tests.cli.test_inspect:broken", "--input", "64"]) == 0
     assert "VANISHING" in capsys.readouterr().out
+
+
+def test_column_trend_and_finding_are_one_quantity(capsys: Capture) -> None:
+    """A line fitted anew through the printed column has the numbers that are told."""
+    assert main(["inspect", "tests.cli.test_inspect:broken", "--input", "64"]) == 0
+    told = " ".join(capsys.readouterr().out.replace("|", " ").split())
+    line = re.search(
+        r"Gradient over weight falls (\S+)-fold over the 14 layers from (\S+) back to (\S+), "
+        r"(\S+)-fold with every layer \(95 % interval (\S+) to (\S+)\)\.",
+        told,
+    )
+    assert line is not None
+    whole, last, first, each, low, high = line.groups()
+    main(["inspect", "tests.cli.test_inspect:broken", "--input", "64"])
+    rows = re.findall(r"^ +(\d+) +[\d,]+ .* (\S+) *$", capsys.readouterr().out, re.MULTILINE)
+    assert (rows[0][0], rows[-1][0], len(rows)) == (first, last, 14)
+    slope, _ = np.polyfit(range(14), [math.log(float(ratio)) for _, ratio in rows], 1)
+    assert float(each) == pytest.approx(math.exp(slope), rel=5e-3)
+    assert float(whole) == pytest.approx(math.exp(13 * slope), rel=2e-2)
+    assert (
+        f"{each}-fold with every layer (95 % interval {low} to {high})" in told.split("VANISH")[1]
+    )
 
 
 def test_timm_model_is_inspected_by_its_blocks(capsys: Capture) -> None:

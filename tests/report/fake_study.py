@@ -149,15 +149,18 @@ def _gradients(position: int, seed: int, text: str) -> dict[str, list[Any]]:
     layers = _layers(position)
     decay = (0.9, 0.55, 0.97, 0.96)[position % 4]
     rows = [(step, depth) for step in STEPS for depth in range(1, layers + 1)]
+    sizes = [
+        1e-2 * decay ** (layers - depth) * (1 + 0.2 * seed) / (1 + step / 50)
+        for step, depth in rows
+    ]
     return {
         "step": [step for step, _ in rows],
         "epoch": [step // 22 for step, _ in rows],
         "layer": [f"layer{depth}{text}" for _, depth in rows],
         "depth": [depth for _, depth in rows],
-        "grad_rms": [
-            1e-2 * decay ** (layers - depth) * (1 + 0.2 * seed) / (1 + step / 50)
-            for step, depth in rows
-        ],
+        "grad_rms": sizes,
+        "grad_to_weight": [10 * size for size in sizes],
+        "output_grad_rms": [None] * len(rows),
         "nonfinite": [0] * len(rows),
     }
 
@@ -214,7 +217,9 @@ def _without_numbers(trial: dict[str, Any]) -> dict[str, Any]:
     callbacks = {}
     for name, stored in trial["callbacks"].items():
         history = stored["history"]
-        numbers = {"grad_rms", "separation", "fisher", "linear_probe"} & set(history)
+        numbers = {"grad_rms", "grad_to_weight", "separation", "fisher", "linear_probe"} & set(
+            history
+        )
         callbacks[name] = {
             "history": history | {column: [None] * len(history["depth"]) for column in numbers}
         }

@@ -48,7 +48,9 @@ def test_gradients_are_geometric_means_over_seeds() -> None:
     rows: dict[str, list[float]] = {"depth": [1, 2, 1, 2], "step": [0, 0, 10, 10]}
     first = rows | {"grad_rms": [1e-4, 1e-2, 1e-6, 1e-2]}
     second = rows | {"grad_rms": [1e-2, 1e-2, 1e-4, 1e-2]}
-    grid = gradients([_trial("GradientFlowMonitor", history) for history in (first, second)])
+    grid = gradients(
+        [_trial("GradientFlowMonitor", history) for history in (first, second)], "grad_rms"
+    )
     assert grid is not None
     assert grid.depths.tolist() == [1, 2]
     assert grid.steps.tolist() == [0, 10]
@@ -61,14 +63,14 @@ def test_gradient_of_zero_is_zero_and_null_is_nothing() -> None:
         "step": [0, 0, 0],
         "grad_rms": [0.0, None, 1e-3],
     }
-    grid = gradients([_trial("GradientFlowMonitor", history)])
+    grid = gradients([_trial("GradientFlowMonitor", history)], "grad_rms")
     assert grid is not None
     np.testing.assert_allclose(grid.values[:, 0], [0.0, np.nan, 1e-3])
     assert len(grid.positive) == 1
 
 
 def test_no_history_gives_no_map() -> None:
-    assert gradients([{"callbacks": {}}, {}]) is None
+    assert gradients([{"callbacks": {}}, {}], "grad_rms") is None
 
 
 def test_profile_takes_the_first_and_the_last_epoch() -> None:

@@ -160,7 +160,7 @@ def test_findings_stand_with_their_arm(plain: str) -> None:
     finding = text[text.index("What the callbacks found") :]
     assert re.search(
         r"plain-20 +Nothing\. +plain-56 +Vanishing +warning, in 3 of 3 runs, here seed 0, "
-        r"blocks\.0, blocks\.1 … blocks\.8 \(9 layers\)",
+        r"since step 12, blocks\.0, blocks\.1 … blocks\.8 \(9 layers\)",
         finding,
     )
 

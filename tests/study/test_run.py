@@ -42,6 +42,13 @@ def _own(name: str, **init_args: Any) -> dict[str, Any]:
     return {"network": {"class_path": f"tests.study.nets.{name}", "init_args": init_args}}
 
 
+def test_a_trial_keeps_the_trend_that_findings_are_about(tiny: dict[str, Any]) -> None:
+    tiny["callbacks"] = [{"GradientFlowMonitor": {"every_n_steps": 1}}]
+    trial = run_study(Study.from_dict(tiny), output="out", workers=0).trials[0]
+    stored = trial["callbacks"]["GradientFlowMonitor"]
+    assert len(stored["totals"]["shrink_per_layer"]) == len(set(stored["history"]["step"]))
+
+
 @pytest.fixture
 def events() -> list[Event]:
     return []
