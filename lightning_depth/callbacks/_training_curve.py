@@ -82,9 +82,16 @@ def twin_key(monitor: str) -> str | None:
 
 
 def has_mode_gap(callbacks: Iterable[Any]) -> bool:
-    """Whether the training monitor found a network that is good in training mode only."""
-    kinds = {finding.kind for callback in callbacks for finding in getattr(callback, "_found", ())}
-    return FindingKind.MODE_GAP in kinds
+    """Whether the training monitor found a network that is good in training mode only.
+
+    It may keep one for its own conclusion, which need not come before this one.
+    """
+    found = [
+        finding
+        for callback in callbacks
+        for finding in [*getattr(callback, "_found", ()), getattr(callback, "_lasting", None)]
+    ]
+    return any(one is not None and one.kind is FindingKind.MODE_GAP for one in found)
 
 
 def _long_enough(values: Sequence[float | None]) -> bool:

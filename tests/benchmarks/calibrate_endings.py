@@ -70,7 +70,7 @@ class Autoencoder(Net):
         code = mean + torch.randn_like(mean) * (log_variance / 2).exp()
         pixels = nn.functional.binary_cross_entropy_with_logits(self.decoder(code), batch[0])
         divergence = (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
-        loss = 64 * pixels + divergence
+        loss: Tensor = 64 * pixels + divergence
         self.log("train_loss" if self.training else "val_loss", loss, on_step=False, on_epoch=True)
         return loss
 
@@ -108,8 +108,9 @@ def adam(lr: float) -> Callable[..., torch.optim.Optimizer]:
 def at_chance() -> nn.Sequential:
     """Return an MLP whose hidden units are dead and whose answer is wrong and sure."""
     net = mlp(64)
-    nn.init.constant_(net[0].bias, -10.0)
-    nn.init.normal_(net[2].bias, std=8.0)
+    hidden, answer = (layer for layer in net if isinstance(layer, nn.Linear))
+    nn.init.constant_(hidden.bias, -10.0)
+    nn.init.normal_(answer.bias, std=8.0)
     return net
 
 
@@ -149,10 +150,10 @@ CASES: dict[str, Case] = {
     "under-fits: one unit wide": Case("UNDERFITTING", 800, 0.0, 20, lambda: mlp(1), sgd(0.02)),
     "under-fits: weight decay 0.3": Case(
         "UNDERFITTING", 800, 0.0, 15, lambda: mlp(64, 64), sgd(0.02, 0.3)),
-    "labels shuffled": ("OVERFITTING", 200, 1.0, 60, lambda: mlp(256), adam(3e-3)),
+    "labels shuffled": Case("OVERFITTING", 200, 1.0, 60, lambda: mlp(256), adam(3e-3)),
     "healthy: weight decay 0.001, 1,200 samples": Case(
         "-", 1200, 0.0, 25, lambda: mlp(64, 64), sgd(0.05, 1e-3)),
-    "stopped too early": ("STILL_IMPROVING", 1200, 0.0, 6, lambda: mlp(64), sgd(0.01)),
+    "stopped too early": Case("STILL_IMPROVING", 1200, 0.0, 6, lambda: mlp(64), sgd(0.01)),
     "ends at chance after a bad start": Case(
         "UNDERFITTING", 800, 0.0, 20, at_chance, sgd(0.1)),
     "healthy: variational autoencoder": Case(

@@ -117,10 +117,15 @@ def test_percentages_are_not_held_against_chance() -> None:
     assert curve.chance is None
 
 
-def test_a_gap_between_the_modes_is_seen() -> None:
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_gap_between_the_modes_is_seen(kept: bool) -> None:
+    gap = Finding(FindingKind.MODE_GAP, Severity.WARNING, (), 1.0, 0.0, "", "")
     monitor = monitor_of()
     assert not has_mode_gap([object(), monitor])
-    monitor._found.append(Finding(FindingKind.MODE_GAP, Severity.WARNING, (), 1.0, 0.0, "", ""))
+    if kept:
+        monitor._found.append(gap)
+    else:
+        monitor._lasting = gap
     assert has_mode_gap([object(), monitor])
 
 
