@@ -19,7 +19,9 @@ from lightning.pytorch.callbacks import LearningRateFinder, StochasticWeightAver
 from torch import Tensor
 
 from lightning_depth.callbacks import GL, EarlyStopping
+from lightning_depth.callbacks._base import DepthCallback
 from lightning_depth.errors import ConfigurationError, MisuseError
+from lightning_depth.findings import Finding, FindingKind, Severity
 from tests.callbacks.stopping_models import QUIET, ScriptedModule, differing, loader
 
 INF, NAN = float("inf"), float("nan")
@@ -388,6 +390,31 @@ def test_two_that_share_one_state_are_both_named(rivals: str) -> None:
 def test_two_that_differ_in_monitor_or_mode_go_together() -> None:
     pair = [EarlyStopping("val_loss"), EarlyStopping("other", mode="max")]
     assert fit(TwoMetrics([1.0]), *pair, max_epochs=2).current_epoch == 2
+
+
+class Learns(ScriptedModule):
+    """A training loss that falls for certain, beside the script."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.log("train_loss", 0.8**self.current_epoch, batch_size=1)
+        return torch.nn.functional.mse_loss(self(batch[0]), batch[1])
+
+
+class SeesAGap(DepthCallback):
+    """Finds that the network is good in training mode only."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        gap = Finding(FindingKind.MODE_GAP, Severity.WARNING, (), 9.0, 1.0, "A gap.", "Mend it.")
+        self._add_finding(trainer, gap)
+
+
+@pytest.mark.parametrize("gap", [False, True])
+def test_a_gap_between_the_modes_is_no_over_fitting(gap: bool) -> None:
+    stopping = EarlyStopping("val_loss", patience=99, on_finding="log")
+    others = [SeesAGap("gap", on_finding="log")] if gap else []
+    fit(Learns([3.0, 2.0, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]), stopping, *others, max_epochs=8)
+    expected = [] if gap else [FindingKind.OVERFITTING]
+    assert [finding.kind for finding in stopping.findings] == expected
 
 
 # A key that is not there.
