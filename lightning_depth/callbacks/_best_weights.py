@@ -141,7 +141,7 @@ class BestWeights:
         Args:
             earlier: The copy that is no longer the best.
         """
-        self.named = earlier.named
+        self.named = earlier.named + self.named
         earlier.discard()
 
     def to_state(self, module: nn.Module) -> dict[str, Any]:
@@ -166,10 +166,14 @@ class BestWeights:
         Args:
             state: Part of a checkpoint.
         """
-        self.tensors = state.get("tensors")
-        self.path = state.get("path")
+        path = state.get("path")
+        if self.path not in (None, path):
+            self.discard()
+        self.tensors, self.path = state.get("tensors"), path
         self.sharded = state.get("sharded", False)
-        self.named = [self.path] if self.path is not None else []
+        self.named = [name for name in self.named if name != path]
+        if path is not None:
+            self.named.append(path)
 
     def _file(self, path: str) -> Path:
         return Path(f"{path}-rank{_rank()}.pt" if self.sharded else f"{path}.pt")

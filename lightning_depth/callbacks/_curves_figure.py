@@ -1,14 +1,14 @@
-"""One curve over epochs or steps, on an axis that suits its range."""
+"""Curves over epochs or steps, on an axis that suits its range."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_curve"]
+__all__ = ["draw_curve", "draw_curves"]
 
 _WIDE = 100.0
 """Positive values that differ by more than this factor get a logarithmic axis."""
@@ -25,12 +25,25 @@ def draw_curve(
         values: The curve; None leaves a gap.
         label: Name of the curve.
     """
-    known = [value for value in values if value is not None]
-    axes.plot(
-        counts, [float("nan") if value is None else value for value in values], "o-", label=label
-    )
+    draw_curves(axes, counts, {label: values})
+
+
+def draw_curves(
+    axes: Axes, counts: Sequence[int], curves: Mapping[str, Sequence[float | None]]
+) -> None:
+    """Draw several curves on one axis that suits the range of all.
+
+    Args:
+        axes: Where to draw.
+        counts: Epochs or steps.
+        curves: The curves by their names; None leaves a gap.
+    """
+    for label, values in curves.items():
+        gaps = [float("nan") if value is None else value for value in values]
+        axes.plot(counts, gaps, "o-", label=label)
     locator: Any = axes.xaxis.get_major_locator()
     locator.set_params(integer=True)
+    known = [value for values in curves.values() for value in values if value is not None]
     if known and min(known) > 0 and max(known) / min(known) > _WIDE:
         axes.set_yscale("log")
     elif known and min(known) >= 0:

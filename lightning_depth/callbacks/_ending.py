@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from lightning_depth.callbacks._training_curve import TrainingCurve
 from lightning_depth.findings import Finding, FindingKind, Severity
 from lightning_depth.functional.curves import HIGH, MIN_CHECKS, CurveVerdict, judge_curves
 
-__all__ = ["as_errors", "find_ending", "find_untrained", "is_rate", "match_epochs"]
+__all__ = ["as_errors", "find_ending", "find_untrained"]
 
 _REMEDIES = {
     "overfitting": (
@@ -18,11 +19,11 @@ _REMEDIES = {
     ),
     "not_generalizing": (
         "Check that labels belong to their samples and that validation data are of the same kind; "
-        "regularisation comes after that."
+        "regularization comes after that."
     ),
     "unstable": "Lower the learning rate or clip gradients, and look at the gradient monitor.",
     "underfitting": (
-        "More patience, a higher learning rate or a larger network; more regularisation would "
+        "More patience, a higher learning rate or a larger network; more regularization would "
         "make it worse. If a shallower network fits, shortcuts help (residual blocks)."
     ),
     "still_improving": "Train for longer: a better network is on the way.",
@@ -38,29 +39,35 @@ _KINDS = {
 
 def find_ending(
     monitor: str,
+    mode: str,
     epochs: Sequence[int],
-    validation: Sequence[float],
-    training: Sequence[float] | None,
+    scores: Sequence[float | None],
+    training: TrainingCurve | None,
     *,
-    chance: float | None = None,
     stopped: bool = False,
 ) -> list[Finding]:
     """Return the finding on a run's curves, if there is one.
 
     Args:
         monitor: Key of the validation metric.
+        mode: Whether it is to be small ("min") or large ("max").
         epochs: Epoch of each check.
-        validation: Its values as errors, one a check.
-        training: The same on training data, if known.
-        chance: What a network that looks at nothing gets.
+        scores: Its values, one a check, None where it was not finite.
+        training: The curve on training data, if there is one.
         stopped: Whether training stopped because nothing improved any more.
     """
-    verdict = judge_curves(validation, training, chance=chance, stopped=stopped)
+    verdict = judge_curves(
+        as_errors(scores, mode),
+        None if training is None else as_errors(training.values, mode),
+        chance=None if training is None else training.chance,
+        comparable=training is not None and training.comparable,
+        stopped=stopped,
+    )
     if verdict is None:
         return []
     kind, severity = _KINDS[verdict.kind]
-    message = _tell(verdict, monitor, epochs, validation, training)
-    remedy = _REMEDIES[verdict.kind]
+    words = _Words(monitor, mode, epochs, scores, training)
+    message, remedy = words.tell(verdict), _REMEDIES[verdict.kind]
     return [Finding(kind, severity, (), verdict.value, verdict.threshold, message, remedy)]
 
 
@@ -90,61 +97,73 @@ def find_untrained(errors: Sequence[float], chance: float | None) -> list[Findin
     ]
 
 
-def is_rate(monitor: str) -> bool:
-    """Whether a metric's name says that it is an error rate or an accuracy."""
-    return re.search(r"err|acc|top_?\d|f1|auroc", monitor, re.IGNORECASE) is not None
-
-
-def as_errors(scores: Sequence[float], mode: str) -> list[float]:
+def as_errors(scores: Sequence[float | None], mode: str) -> list[float]:
     """Return scores such that lower is better, at least 0 where the scores allow it.
 
     Args:
-        scores: Values of a metric.
+        scores: Values of a metric; of None becomes NaN.
         mode: "min" or "max".
     """
+    values = [math.nan if score is None else float(score) for score in scores]
     if mode == "min":
-        return list(scores)
-    top = 1.0 if all(0 <= score <= 1 for score in scores) else 0.0
-    return [top - score for score in scores]
+        return values
+    top = 1.0 if all(0 <= value <= 1 for value in values if math.isfinite(value)) else 0.0
+    return [top - value for value in values]
 
 
-def match_epochs(
-    table: Mapping[str, Sequence[Any]], epochs: Sequence[int], column: str
-) -> list[float] | None:
-    """Return a column of another callback's history at the given epochs, if it has them all."""
-    by_epoch = dict(zip(table.get("epoch", ()), table.get(column, ()), strict=True))
-    matched = [by_epoch.get(epoch) for epoch in epochs]
-    return None if None in matched else [float(value) for value in matched if value is not None]
+@dataclass(frozen=True)
+class _Words:
+    """A verdict in words, in the metric's own direction and by its own name."""
 
+    monitor: str
+    mode: str
+    epochs: Sequence[int]
+    scores: Sequence[float | None]
+    training: TrainingCurve | None
 
-def _tell(
-    verdict: CurveVerdict,
-    monitor: str,
-    epochs: Sequence[int],
-    validation: Sequence[float],
-    training: Sequence[float] | None,
-) -> str:
-    best, end = validation[verdict.at], validation[-1]
-    trained = f"{training[0]:.3g} to {training[-1]:.3g}" if training else "unknown"
-    if verdict.kind == "overfitting":
+    def tell(self, verdict: CurveVerdict) -> str:
+        end = _ends(self.scores)[1]
+        if verdict.kind == "still_improving":
+            went = "falling" if self.mode == "min" else "rising"
+            return (
+                f"{self.monitor} was still {went} when training ended, by {verdict.value:.2g} over "
+                f"the last checks, to {end:.3g}."
+            )
+        assert self.training is not None
+        name, (start, last) = self.training.name, _ends(self.training.values)
+        trained = f"{name} went from {start:.3g} to {last:.3g}"
+        if verdict.kind == "overfitting":
+            return f"{self._turned(verdict)}, while {trained}."
+        if verdict.kind == "unstable":
+            return f"{self._turned(verdict)}, and so it did in training: {trained}."
+        known = "" if self.training.chance is None else f" ({self._chance():.3g})"
+        if verdict.kind == "not_generalizing":
+            return (
+                f"{trained}, but {self.monitor} is {end:.3g}, no better than chance{known}: what "
+                "was fitted does not generalize."
+            )
+        error = "" if self.mode == "min" else "an error "
         return (
-            f"{monitor} rose by {verdict.value:.3g} from its lowest level, {best:.3g} in epoch "
-            f"{epochs[verdict.at]} (noise allows {verdict.threshold:.2g}), while training went "
-            f"on falling, from {trained}."
+            f"Neither is much better than chance{known} at the end: {trained}, {error}"
+            f"{verdict.value:.2f} of chance (limit {verdict.threshold:g}), and {self.monitor} is "
+            f"{end:.3g}."
         )
-    if verdict.kind == "not_generalizing":
+
+    def _turned(self, verdict: CurveVerdict) -> str:
+        rose, lowest = ("rose", "lowest") if self.mode == "min" else ("fell", "highest")
+        best = self.scores[verdict.at]
         return (
-            f"Training fell from {trained}, but {monitor} is {end:.3g}, no better than chance: "
-            "what was fitted does not generalise."
+            f"{self.monitor} {rose} by {verdict.value:.3g} from its {lowest} level, {best:.3g} in "
+            f"epoch {self.epochs[verdict.at]} (noise allows {verdict.threshold:.2g})"
         )
-    if verdict.kind == "unstable":
-        return f"{monitor} rose by {verdict.value:.3g}, and training rose with it, from {trained}."
-    if verdict.kind == "underfitting":
-        return (
-            f"Both are high at the end: training went from {trained}, {verdict.value:.2f} of "
-            f"chance (limit {verdict.threshold:g}), and {monitor} is {end:.3g}."
-        )
-    return (
-        f"{monitor} was still falling when training ended, by {verdict.value:.2g} over the last "
-        f"checks, to {end:.3g}."
-    )
+
+    def _chance(self) -> float:
+        """Chance in the metric's own direction."""
+        chance = self.training.chance if self.training else None
+        assert chance is not None
+        return chance if self.mode == "min" else 1 - chance
+
+
+def _ends(values: Sequence[float | None]) -> tuple[float, float]:
+    known = [value for value in values if value is not None]
+    return known[0], known[-1]

@@ -61,6 +61,21 @@ class WeightKeeper:
                 "from `ModelCheckpoint(monitor=...)` or shard with `ModelParallelStrategy` (FSDP2)."
             )
 
+    def overwrites(self, trainer: pl.Trainer) -> str | None:
+        """Return the class of a callback whose average would be lost, None where there is none.
+
+        The average of ``StochasticWeightAveraging`` is written into the module when training ends;
+        that of ``WeightAveraging`` is what validation measures, and is what is kept.
+
+        Args:
+            trainer: The Trainer.
+        """
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
+        for callback in callbacks:
+            if hasattr(callback, "_average_model") and not hasattr(callback, "_swap_models"):
+                return type(callback).__name__
+        return None
+
     def look_ahead(self, trainer: pl.Trainer, pl_module: pl.LightningModule, monitor: str) -> None:
         """Copy what a validation has just measured, for a check that comes later.
 
@@ -122,16 +137,30 @@ class WeightKeeper:
             trainer: The Trainer.
             pl_module: The user's module.
         """
-        return {**self.best.to_state(pl_module), "folder": self.folder, "run": self.run}
+        state = {**self.best.to_state(pl_module), "folder": self.folder, "run": self.run}
+        if self.candidate is not None:
+            waiting = {**self.candidate.to_state(pl_module), "step": self.candidate.step}
+            state["candidate"] = waiting
+        return state
 
-    def from_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what ``to_state`` returned.
+    def from_state(self, state: Mapping[str, Any] | None, step: int | None) -> None:
+        """Take over what ``to_state`` returned, in place of all that is held.
 
         Args:
-            state: Part of a checkpoint.
+            state: Part of a checkpoint; None where there is none, and what is held is let go
+                unless it is what the rest of the state speaks of.
+            step: Step of the best weights, None where there are none.
         """
-        self.best.from_state(state)
-        self.folder, self.run = state["folder"], state["run"]
+        self.forget_candidate()
+        if state is not None:
+            self.best.from_state(state)
+            self.folder, self.run = state["folder"], state["run"]
+            if waiting := state.get("candidate"):
+                self.candidate = BestWeights(self.place, step=waiting["step"])
+                self.candidate.from_state(waiting)
+        elif step != self.best.step:
+            self.best.discard()
+        self.best.step = step or 0
 
     def _path(self, trainer: pl.Trainer, monitor: str, step: int) -> Path | None:
         """Return a file name, the same on all ranks; the first call is a collective."""

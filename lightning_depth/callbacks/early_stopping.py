@@ -6,7 +6,6 @@ A subclass of Lightning's: whoever changes only the import line sees no other di
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,18 +19,30 @@ from torch import Tensor, nn
 
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
 from lightning_depth.callbacks._best_weights import Place
+from lightning_depth.callbacks._checks_figure import draw_checks
 from lightning_depth.callbacks._criteria import StoppingCriterion
+from lightning_depth.callbacks._ending import find_ending
+from lightning_depth.callbacks._metric_watch import MetricWatch, missing_metric
 from lightning_depth.callbacks._pytorch_lightning import join_trainer, leave_trainer
 from lightning_depth.callbacks._restoring import WeightKeeper, changes_before_check
-from lightning_depth.callbacks._stopping_parts import (
-    CriterionRecord,
-    MetricWatch,
-    MovingAverage,
+from lightning_depth.callbacks._stop_signal import (
     agree_on_stop,
-    conclude,
-    draw_checks,
-    finite,
-    may_stop,
+    settle_stop,
+    signal_stop,
+    take_stop_back,
+)
+from lightning_depth.callbacks._stopping_parts import CriterionRecord, MovingAverage, finite
+from lightning_depth.callbacks._stopping_words import (
+    best_check,
+    call_as_written,
+    refuse_rivals,
+    weights_in_place,
+)
+from lightning_depth.callbacks._training_curve import (
+    TrainingCurve,
+    find_training_curve,
+    has_mode_gap,
+    twin_key,
 )
 from lightning_depth.errors import (
     MisuseError,
@@ -40,7 +51,7 @@ from lightning_depth.errors import (
     check_real,
     invalid,
 )
-from lightning_depth.findings import Finding
+from lightning_depth.findings import Finding, FindingKind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,6 +107,7 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
 
     _observes = False  # it stops runs and restores weights: its errors are wanted
     _judges_ending = True  # the training monitor then leaves the verdict to this callback
+    _weights: WeightKeeper | None
 
     def __init__(
         self,
@@ -148,8 +160,14 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         if every_n_steps is not None:
             check_count("every_n_steps", every_n_steps)
         self.criterion = criterion
+        self.check_on_train_epoch_end = check_on_train_epoch_end
         self._fresh_score = self.best_score
         self._begin()
+
+    def __repr__(self) -> str:
+        """Name what differs from the defaults."""
+        hidden = {"on_finding": self._on_finding, "min_delta": abs(self.min_delta)}
+        return call_as_written(EarlyStopping, {**vars(self), **hidden})
 
     @property
     def state_key(self) -> str:
@@ -176,15 +194,22 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Choose when to check, as Lightning does."""
+        refuse_rivals(self, trainer)
         join_trainer(self, trainer, LightningEarlyStopping)
         DepthCallback.setup(self, trainer, pl_module, stage)
         LightningEarlyStopping.setup(self, trainer, pl_module, stage)
-        self._wants_stop = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse weights that cannot be copied."""
-        if self._weights is not None:
-            self._weights.start(trainer)
+        """Refuse weights that cannot be copied, and warn of an average that would be lost."""
+        if self._weights is None:
+            return
+        self._weights.start(trainer)
+        if rival := self._weights.overwrites(trainer):
+            rank_zero_warn(
+                f"`EarlyStopping(restore_best_weights={self.restore_best_weights!r})` writes the "
+                f"weights of the best check over the average that `{rival}` makes when training "
+                "ends: leave `restore_best_weights` out to keep the average."
+            )
 
     def on_train_batch_end(
         self,
@@ -194,18 +219,14 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Check by steps, or stop as soon as the required minimum is reached."""
-        if self.every_n_steps is not None:
-            if self._watch.is_due(trainer, self.every_n_steps):
-                self._run_early_stopping_check(trainer)
-        elif self._wants_stop:
-            self._signal(trainer)
+        """Check, where checks are made by steps."""
+        if self.every_n_steps is not None and self._watch.is_due(trainer, self.every_n_steps):
+            self._run_early_stopping_check(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check, where checks belong to the end of an epoch."""
         if self.every_n_steps is None:
             super().on_train_epoch_end(trainer, pl_module)
-        self._signal(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the metric, to see whether it is validation that measures it."""
@@ -213,29 +234,28 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
             self._watch.begin_validation(trainer.callback_metrics)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check, where checks belong to validation."""
+        """Check, where checks belong to validation; the first tells whether the key is right."""
         if self._should_skip_check(trainer):
             return
-        self._watch.end_validation(trainer.callback_metrics)
+        logs = trainer.callback_metrics
+        if self._watch.end_validation(logs) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._miss_metric(logs, warn=True)
         if self.every_n_steps is None:
             self._copy_ahead(trainer, pl_module)
             super().on_validation_end(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Give the best weights back; ``ModelCheckpoint`` comes later and saves them."""
-        if self._weights is None or not torch.isfinite(self.best_score):
+        settle_stop(trainer)
+        if self._weights is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if not self._weights.best.held:
-            rank_zero_warn(
-                f"The weights stay those of the last step: {self.monitor} was best in a checkpoint "
-                "that holds no best weights."
-            )
+        if trouble := self._restore(trainer, pl_module):
+            rank_zero_warn(f"The weights stay those of the last step{trouble}")
+            self._outcome = f"The weights are those of the last step{trouble}"
             return
-        try:
-            self._weights.restore(trainer, pl_module)
-        except MisuseError as error:
-            rank_zero_warn(f"The weights stay those of the last step. {error}")
-            return
+        self._outcome = weights_in_place(
+            self._history.table(), self.monitor, self.best_epoch, self.best_step
+        )
         text = f"Restored the weights of epoch {self.best_epoch} (step {self.best_step})."
         self._log_info(trainer, text, self.log_rank_zero_only)
 
@@ -243,23 +263,44 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the best weights to this callback's state; every rank takes part."""
-        if self._weights is not None and self._weights.best.held:
+        weights = self._weights
+        if weights is not None and (weights.best.held or weights.candidate is not None):
             state = checkpoint["callbacks"][self.state_key]
-            state["best_weights"] = self._weights.to_state(trainer, pl_module)
+            state["best_weights"] = weights.to_state(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that belongs to the run, as plain containers and tensors."""
+        return super().state_dict()
+
+    # Lightning refuses two callbacks of one key that override this, and names neither; `setup`
+    # does it in words, also of those that a module brings
+    state_dict.__wrapped__ = pl.Callback.state_dict  # type: ignore[attr-defined]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state, of this class or of Lightning's."""
+        """Take over a state, of this class or of Lightning's, in place of all there was.
+
+        Args:
+            state_dict: State of the same callback, also one put back in the middle of a run.
+        """
+        weights = self._weights
+        self._reset()
         super().load_state_dict(state_dict)
-        if self._weights is not None and "best_weights" in state_dict:
-            self._weights.from_state(state_dict["best_weights"])
+        if weights is not None:
+            weights.from_state(state_dict.get("best_weights"), self.best_step)
+            self._weights = weights
+        if not torch.isfinite(self.best_score):  # nothing would ever be better
+            self.best_score = self._fresh_score
 
     def plot(self) -> tuple[Figure, Axes]:
-        """Draw the metric over the checks and mark the best.
+        """Draw the metric over the checks, training beside it, and mark the best and the stop.
 
         Returns:
             The figure and its axes.
         """
-        return draw_checks(self.history, self.monitor, self.best_step)
+        table = self.history
+        training = self._training or find_training_curve([], table, self.monitor, self.mode)
+        stopped = self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
+        return draw_checks(table, self.monitor, training, best=best_check(table), stopped=stopped)
 
     # The check.
 
@@ -279,7 +320,27 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         self._keep_best(trainer, improved=self.best_score is not best)
         self._decide(trainer, should_stop, reason)
 
+    def _validate_condition_metric(self, logs: dict[str, Tensor]) -> bool:
+        if self.monitor not in logs:
+            self._miss_metric(logs, warn=self.verbose)
+        return self.monitor in logs
+
+    def _miss_metric(self, logs: Mapping[str, Tensor], warn: bool) -> None:
+        message = missing_metric(self.monitor, logs)
+        if self.strict:
+            raise MisuseError(message)
+        if warn:
+            rank_zero_warn(message, category=RuntimeWarning)
+
     def _evaluate_stopping_criteria(self, current: Tensor) -> tuple[bool, str | None]:
+        best, waited = self.best_score, self.wait_count
+        should_stop, reason = self._evaluate(current)
+        if self.best_score is not best and not torch.isfinite(current):
+            self.best_score, self.wait_count = best, waited  # nothing would ever be better
+            return self._evaluate(torch.full_like(current, torch.nan))
+        return should_stop, reason
+
+    def _evaluate(self, current: Tensor) -> tuple[bool, str | None]:
         given = self.min_delta, self.patience
         try:
             if self.min_delta_mode == "rel":
@@ -299,8 +360,9 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         self._weights = WeightKeeper(place) if place else None
         self._told = CriterionRecord()
         self._average = MovingAverage(self.smoothing)
-        self._wants_stop = False
         self._watch = MetricWatch(self.monitor)
+        self._training: TrainingCurve | None = None
+        self._outcome = ""
 
     def _reset(self) -> None:
         super()._reset()
@@ -336,14 +398,14 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         )
 
     def _record(self, trainer: pl.Trainer, score: Tensor, logs: Mapping[str, Tensor]) -> None:
-        twin = re.sub(r"val(id(ation)?)?", "train", self.monitor, count=1)
+        twin = twin_key(self.monitor)
         self._history.append(
             epoch=trainer.current_epoch,
             step=trainer.global_step,
             score=finite(score),
             best_score=finite(self.best_score),
             wait_count=self.wait_count,
-            train_score=finite(logs.get(twin)) if twin != self.monitor else None,
+            train_score=None if twin is None else finite(logs.get(twin)),
         )
 
     def _keep_best(self, trainer: pl.Trainer, improved: bool) -> None:
@@ -362,19 +424,14 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         if should_stop:
             self.stopped_epoch = trainer.current_epoch
             self.stopping_reason_message = reason
-        elif self._wants_stop:  # recovered before the required minimum was reached
+            signal_stop(trainer)
+        elif self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:  # it has recovered
             self.stopped_epoch = 0
             self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
             self.stopping_reason_message = None
-        self._wants_stop = should_stop
-        self._signal(trainer)
+            take_stop_back(trainer, self)
         if reason and self.verbose:
             self._log_info(trainer, reason, self.log_rank_zero_only)
-
-    def _signal(self, trainer: pl.Trainer) -> None:
-        """Tell the Trainer to stop, not before it would: what it is told it does not forget."""
-        if self._wants_stop and may_stop(trainer):
-            trainer.should_stop = True
 
     def _extra_state(self) -> dict[str, Any]:
         return {
@@ -393,11 +450,39 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         self._watch = MetricWatch(self.monitor, *state["watch"])
 
     def _conclude(self, trainer: pl.Trainer) -> list[Finding]:
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
+        table, mode = self._history.table(), self.mode
+        self._training = find_training_curve(callbacks, table, self.monitor, mode)
         stopped = self.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED
-        return conclude(trainer, self._history.table(), self.monitor, self.mode, stopped)
+        epochs, scores = table.get("epoch", []), table.get("score", [])
+        found = find_ending(self.monitor, mode, epochs, scores, self._training, stopped=stopped)
+        if has_mode_gap(callbacks):  # validation is bad for another reason
+            return [finding for finding in found if finding.kind is not FindingKind.OVERFITTING]
+        return found
 
     def _summary(self) -> str:
-        return ""
+        if self._outcome or self._weights is None or not self._weights.best.held:
+            return self._outcome
+        return (
+            "The weights are those of the last step; `load_best_weights` writes those of epoch "
+            f"{self.best_epoch} (step {self.best_step}) into a network."
+        )
 
     def _detach(self) -> None:
         leave_trainer(self)
+
+    # The end.
+
+    def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str | None:
+        """Write the best weights into the module, or return why they are not."""
+        assert self._weights is not None
+        if not self._weights.best.held:  # as on every rank, whatever each of them monitors
+            what = "was not finite at any check" if len(self._history) else "was never checked"
+            if torch.isfinite(self.best_score):
+                what = "was best in a checkpoint that holds no best weights"
+            return f": {self.monitor} {what}."
+        try:
+            self._weights.restore(trainer, pl_module)
+        except MisuseError as error:
+            return f". {error}"
+        return None

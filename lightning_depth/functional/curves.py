@@ -6,8 +6,8 @@ Curves hold errors or losses, lower is better, one value a check. Letters: T che
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from statistics import mean, median
 from typing import Literal
 
@@ -24,9 +24,11 @@ SWING_FACTOR = 3.0
 HIGH = 0.5
 """An error is high above this share of what always answering the commonest class gives."""
 NO_BETTER = 0.95
-"""Validation is no better than chance above this share of it."""
-UNMOVED = 0.9
-"""Where chance is not known, training that stays above this share of its start learnt nothing."""
+"""An error is no better than chance above this share of it."""
+FALL = 0.05
+"""Training falls if it ends by more than this share below its level at the best validation."""
+DONE = 0.05
+"""Training below this share of chance has nothing left to fall by."""
 
 Kind = Literal["overfitting", "not_generalizing", "underfitting", "unstable", "still_improving"]
 
@@ -80,21 +82,29 @@ def judge_curves(
     training: Sequence[float] | None = None,
     *,
     chance: float | None = None,
+    comparable: bool = True,
     stopped: bool = False,
 ) -> CurveVerdict | None:
     """Return what the curves of a run say, if they say anything.
 
-    - "overfitting": validation has risen from its lowest level while training still falls.
+    - "underfitting": training is no better than ``chance`` at the end, or both are high compared
+      with it.
+    - "overfitting": validation has risen from its lowest level while training still falls, or has
+      no error left.
     - "not_generalizing": training has fallen far, validation never got better than ``chance``.
-    - "underfitting": both are high at the end, compared with ``chance``; where that is not known,
-      training has hardly moved.
     - "unstable": validation has risen, and training has not fallen.
     - "still_improving": validation is still falling at the end, and nothing stopped it.
 
+    A network that is no better than chance has fitted nothing, so that it is never called
+    over-fitted. Checks at which a value is not finite do not count.
+
     Args:
         validation: Errors or losses on validation data, one a check.
-        training: The same quantity on training data at the same checks, if it is known.
-        chance: What a network that looks at nothing gets, if it is known.
+        training: Errors or losses on training data at the same checks, if they are known.
+        chance: What a network that looks at nothing gets, if it is known; never guessed from the
+            curves, whose first value may be far above it, or far below.
+        comparable: Whether training is the same quantity as validation, measured in the same way.
+            Otherwise it is asked only whether it falls.
         stopped: Whether training stopped because nothing improved any more.
 
     Returns:
@@ -105,27 +115,56 @@ def judge_curves(
         >>> judge_curves([2.0, 1.2, 1.0, 1.1, 1.3, 1.6, 1.9, 2.2], falling).kind
         'overfitting'
     """
-    if len(validation) < MIN_CHECKS:
+    if training is not None and len(training) != len(validation):
+        training = None
+    curves = [validation] if training is None else [validation, training]
+    counted = [index for index, row in enumerate(zip(*curves, strict=True)) if _all_finite(row)]
+    if len(counted) < MIN_CHECKS:
         return None
+    verdict = _judge(
+        [validation[index] for index in counted],
+        None if training is None else [training[index] for index in counted],
+        chance if comparable and chance is not None and 0 < chance < math.inf else None,
+        stopped,
+    )
+    if verdict is None or not _all_finite([verdict.value, verdict.threshold]):
+        return None
+    return replace(verdict, at=counted[verdict.at])
+
+
+def _judge(
+    validation: Sequence[float],
+    training: Sequence[float] | None,
+    chance: float | None,
+    stopped: bool,
+) -> CurveVerdict | None:
     lowest = _lowest(validation)
-    rise, limit = _rise(validation, lowest)
     if training is None:
         return _judge_alone(validation, lowest, stopped)
-    reference = chance if chance is not None else training[0]
     end = median(training[-3:])
-    falling = end < 0.95 * _level(training, lowest) or end < 0.05 * reference
-    if rise > limit and falling:
+    share = None if chance is None else end / chance
+    high = chance is not None and min(end, median(validation[-3:])) > HIGH * chance
+    if high and share is not None and share > NO_BETTER:
+        return CurveVerdict("underfitting", share, HIGH, lowest)
+    rise, limit = _rise(validation, lowest)
+    if rise > limit and _is_falling(training, lowest, chance):
         return CurveVerdict("overfitting", rise, limit, lowest)
-    level = median(validation) / reference
-    if chance is not None and end < HIGH * reference and level > NO_BETTER:
-        return CurveVerdict("not_generalizing", level, NO_BETTER, lowest)
-    if chance is not None and min(end, median(validation[-3:])) > HIGH * reference:
-        return CurveVerdict("underfitting", end / reference, HIGH, lowest)
-    if chance is None and end > UNMOVED * reference:
-        return CurveVerdict("underfitting", end / reference, UNMOVED, lowest)
+    if chance is not None and end < HIGH * chance and median(validation) > NO_BETTER * chance:
+        return CurveVerdict("not_generalizing", median(validation) / chance, NO_BETTER, lowest)
+    if high and share is not None:
+        return CurveVerdict("underfitting", share, HIGH, lowest)
     if rise > limit:
         return CurveVerdict("unstable", rise, limit, lowest)
     return _judge_alone(validation, lowest, stopped)
+
+
+def _is_falling(training: Sequence[float], since: int, chance: float | None) -> bool:
+    """Whether training has fallen since a check, or has nothing left to fall by."""
+    end = median(training[-3:])
+    if end == 0 <= min(training) or (chance is not None and end < DONE * chance):
+        return True
+    level = _level(training, since)
+    return level - end > FALL * _unit(training, level)
 
 
 def _judge_alone(validation: Sequence[float], lowest: int, stopped: bool) -> CurveVerdict | None:
@@ -137,6 +176,15 @@ def _judge_alone(validation: Sequence[float], lowest: int, stopped: bool) -> Cur
     fall = earlier - now
     limit = max(NOISE_FACTOR * noise_level(validation), 0.02 * abs(earlier))
     return CurveVerdict("still_improving", fall, limit, lowest) if fall > limit else None
+
+
+def _all_finite(values: Iterable[float]) -> bool:
+    return all(map(math.isfinite, values))
+
+
+def _unit(values: Sequence[float], level: float) -> float:
+    """What shares of a curve are taken of: a level, or its range where it goes below zero."""
+    return level if min(values) >= 0 else max(values) - min(values)
 
 
 def _lowest(values: Sequence[float]) -> int:
@@ -162,7 +210,7 @@ def _rise(values: Sequence[float], lowest: int) -> tuple[float, float]:
     noise too, whatever their length.
     """
     levels = [_level(values, index) for index in range(len(values))]
-    unit = levels[lowest] if min(values) >= 0 else max(values) - min(values)
+    unit = _unit(values, levels[lowest])
     if len(values) - lowest < 4:
         return 0.0, RISE * unit
     window = _window(values)

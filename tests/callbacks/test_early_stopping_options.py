@@ -292,18 +292,6 @@ def test_checkpoints_of_either_class_load_into_the_other(ours_first: bool, tmp_p
     assert EarlyStopping.__qualname__ == LightningEarlyStopping.__qualname__
 
 
-def test_both_classes_with_one_monitor_collide() -> None:
-    sentence = (
-        "Found more than one stateful callback of type `EarlyStopping`. In the current "
-        "configuration, this callback does not support being saved alongside other instances of "
-        "the same type. Please consult the documentation of `EarlyStopping` regarding valid "
-        "settings for the callback state to be checkpointable. HINT: The `callback.state_key` must "
-        "be unique among all callbacks in the Trainer."
-    )
-    with pytest.raises(RuntimeError, match=f"^{re.escape(sentence)}$"):
-        pl.Trainer(**QUIET, callbacks=[EarlyStopping("x"), LightningEarlyStopping("x")])
-
-
 # Refusals.
 
 
@@ -368,7 +356,8 @@ def test_best_weights_that_were_not_kept_are_not_there() -> None:
 
 def test_best_weights_before_any_check_are_not_there() -> None:
     stopping = EarlyStopping("val_loss", start_from_epoch=9, restore_best_weights=True)
-    module, _ = fit(stopping, [3.0, 2.0], max_epochs=2)
+    with pytest.warns(UserWarning, match="val_loss was never checked"):
+        module, _ = fit(stopping, [3.0, 2.0], max_epochs=2)
     sentence = "There are no best weights: no check has kept any."
     with pytest.raises(MisuseError, match=f"^{re.escape(sentence)}$"):
         stopping.load_best_weights(module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from typing import Any
 
 import lightning.pytorch as pl
@@ -23,6 +24,15 @@ from tests.callbacks.stopping_models import (
     loader,
     tensors_of,
 )
+
+
+@pytest.fixture
+def twins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand in for a training monitor that does not tell its twins yet."""
+    if not hasattr(TrainingErrorMonitor, "twin_of"):
+        columns = {"val_loss": "loss", "val_error": "error", "val_err": "error"}
+        stand_in = lambda self, key: columns.get(key)  # noqa: E731
+        monkeypatch.setattr(TrainingErrorMonitor, "twin_of", stand_in, raising=False)
 
 
 class Digits(pl.LightningModule):
@@ -68,33 +78,137 @@ def run(
     return stopping.findings
 
 
+@pytest.mark.usefixtures("twins")
 def test_shuffled_labels_do_not_generalise() -> None:
     (finding,) = run(lr=0.01, samples=100, epochs=30, shuffled=True)
     assert finding.kind is FindingKind.OVERFITTING
 
 
-@pytest.mark.parametrize("monitor", [True, False])
-def test_too_small_a_learning_rate_is_underfitting(monitor: bool) -> None:
-    (finding,) = run(lr=1e-5, samples=400, epochs=6, monitor=monitor)
+@pytest.mark.usefixtures("twins")
+def test_too_small_a_learning_rate_is_underfitting() -> None:
+    (finding,) = run(lr=1e-5, samples=400, epochs=6)
     assert finding.kind is FindingKind.UNDERFITTING
-    assert "more regularisation would make it worse" in finding.suggestion
+    assert "more regularization would make it worse" in finding.suggestion
+    expected = (
+        r"Neither is much better than chance \(2\.\d+\) at the end: train_error/loss went from "
+    )
+    assert re.match(expected, finding.message)
 
 
-def test_a_run_cut_short_is_still_improving() -> None:
-    (finding,) = run(lr=1e-3, samples=1000, epochs=12)
-    assert finding.kind is FindingKind.STILL_IMPROVING
+def test_where_chance_is_not_known_nothing_is_said_of_it() -> None:
+    assert run(lr=1e-5, samples=400, epochs=6, monitor=False) == []
 
 
-def test_untrained_network_is_told_by_the_training_monitor_alone() -> None:
-    torch.manual_seed(0)
+class Autoencoder(Digits):
+    """Its training monitor may take the pixels that it returns for logits; it learns well."""
+
+    def __init__(self) -> None:
+        super().__init__(3e-3)
+        self.net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 64))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = 64 * nn.functional.mse_loss(self(batch[0]), batch[0])
+        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", 64 * nn.functional.mse_loss(self(batch[0]), batch[0]))
+
+
+def fit_digits(module: Digits, *callbacks: Any, epochs: int) -> None:
     images, labels = load_digits(return_X_y=True)
-    data = TensorDataset(torch.tensor(images[:300] / 16).float(), torch.tensor(labels[:300]))
-    monitor = TrainingErrorMonitor(on_finding="log")
-    trainer = pl.Trainer(**QUIET, max_epochs=6, callbacks=[monitor], limit_val_batches=0)
-    trainer.fit(Digits(1e-6), DataLoader(data, 50), DataLoader(data, 50))
-    (finding,) = monitor.findings
+    inputs, targets = torch.tensor(images / 16).float(), torch.tensor(labels)
+    trainer = pl.Trainer(**QUIET, max_epochs=epochs, callbacks=list(callbacks))
+    trainer.fit(
+        module,
+        DataLoader(TensorDataset(inputs[:1200], targets[:1200]), 50, shuffle=True),
+        DataLoader(TensorDataset(inputs[1200:], targets[1200:]), 600),
+    )
+
+
+def test_an_autoencoder_is_not_held_against_chance_of_its_labels() -> None:
+    torch.manual_seed(0)
+    stopping = EarlyStopping("val_loss", patience=1000, on_finding="log")
+    fit_digits(Autoencoder(), stopping, TrainingErrorMonitor(), epochs=8)
+    kinds = {finding.kind for finding in stopping.findings}
+    assert kinds <= {FindingKind.STILL_IMPROVING}
+
+
+def test_a_fine_tuning_that_is_flat_and_low_is_healthy() -> None:
+    torch.manual_seed(0)
+    module = Digits(1e-2)
+    fit_digits(module, epochs=12)
+    module.lr = 1e-6
+    stopping = EarlyStopping("val_loss", patience=1000, on_finding="log")
+    fit_digits(module, stopping, epochs=8)
+    assert stopping.findings == []
+
+
+class Constant(Digits):
+    """Answers without looking, and begins far from chance: sure of the first class."""
+
+    def __init__(self) -> None:
+        super().__init__(0.1)
+        self.bias = nn.Parameter(torch.tensor([20.0] + 9 * [0.0]))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.bias + 0.0 * self.net(inputs)
+        return logits
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.2)
+
+
+@pytest.mark.usefixtures("twins")
+def test_a_network_that_ends_at_chance_is_not_over_fitted() -> None:
+    torch.manual_seed(0)
+    module, data = Constant(), torch.zeros(600, 64)
+    stopping = EarlyStopping("val_loss", patience=1000, on_finding="log")
+    trainer = pl.Trainer(**QUIET, max_epochs=20, callbacks=[stopping, TrainingErrorMonitor()])
+    trainer.fit(
+        module,
+        DataLoader(TensorDataset(data, torch.arange(600) % 10), 50, shuffle=True),
+        DataLoader(TensorDataset(data, torch.zeros(600).long()), 600),  # the first class only
+    )
+    scores = stopping.history["score"]
+    assert scores[0] < scores[-1]
+    (finding,) = stopping.findings
     assert finding.kind is FindingKind.UNDERFITTING
-    assert finding.message.startswith("The training error in evaluation mode is 0.")
+
+
+class Fitted(Digits):
+    """Tells the class of training data from the first step on."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = 50.0 * nn.functional.one_hot(inputs[:, 0].long(), 10) * self.scale
+        return logits
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        self.log("val_err", (self(batch[0]).argmax(1) != batch[1]).float().mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([self.scale], 0.0)
+
+
+@pytest.mark.usefixtures("twins")
+@pytest.mark.parametrize("monitor", ["val_err", "val_loss"])
+def test_one_class_that_is_always_right_ends_no_run(monitor: str) -> None:
+    inputs, labels = torch.full((40, 64), 3.0), torch.full((40,), 3)
+    stopping = EarlyStopping(monitor, patience=1000, on_finding="log")
+    training = TrainingErrorMonitor(on_finding="log")
+    trainer = pl.Trainer(**QUIET, max_epochs=6, callbacks=[training, stopping])
+    trainer.fit(
+        Fitted(),
+        DataLoader(TensorDataset(inputs, labels), 20),
+        DataLoader(TensorDataset(inputs, labels + 1), 20),
+    )
+    assert len(stopping.history["score"]) == 6
+    assert stopping.findings == []
 
 
 # Trainers of pytorch_lightning.
