@@ -47,8 +47,8 @@ def select_layers(
 
     Args:
         model: Any module; it is not touched.
-        granularity: "block" for blocks with what comes before and after them, "leaf" for every
-            module that owns weights.
+        granularity: "block" for blocks with what comes before, between and after them, "leaf"
+            for every module that owns weights.
         include: Glob patterns (``*`` also matches dots) of which a layer's name must match one;
             all layers by default.
         exclude: Glob patterns of which a layer's name must match none.
