@@ -113,7 +113,7 @@ def test_blocks_of_torchvision_models(name: str, count: int) -> None:
 
 def test_what_precedes_and_follows_the_blocks_is_stem_and_head() -> None:
     model = _meta(timm.create_model, "vit_tiny_patch16_224")
-    assert _names(model, "stem") == ["patch_embed"]
+    assert _names(model, "stem") == ["VisionTransformer", "patch_embed"]  # token and positions
     assert _names(model, "head") == ["norm", "head"]
 
 
@@ -191,11 +191,11 @@ def test_module_used_twice_is_one_layer() -> None:
     ]
 
 
-def test_metrics_and_losses_are_no_layers() -> None:
-    class RankingLoss(nn.Module):
+def test_metrics_and_losses_that_train_nothing_are_no_layers() -> None:
+    class PerceptualLoss(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.centers = nn.Linear(4, 4)
+            self.features = _tower().requires_grad_(False)
 
     class NetMetric(torchmetrics.MeanMetric):
         def __init__(self) -> None:
@@ -206,7 +206,7 @@ def test_metrics_and_losses_are_no_layers() -> None:
         net=_tower(),
         accuracy=torchmetrics.MetricCollection([NetMetric()]),
         loss=nn.CrossEntropyLoss(torch.ones(3)),
-        ranking=RankingLoss(),
+        perceptual=PerceptualLoss(),
     )
     assert _names(model) == ["net.0", "net.2", "net.3", "net.4"]
 

@@ -79,6 +79,7 @@ class Recorder:
             if is_compiled(module)
             for inner in module.modules()
         }
+        layers = [layer for layer in layers if layer.has_output]
         self._layers = [layer for layer in layers if id(layer.module) not in hidden]
         owners = {id(m): layer.name for layer in reversed(layers) for m in layer.module.modules()}
         modules = [module for module in model.modules() if id(module) not in hidden]

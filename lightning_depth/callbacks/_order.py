@@ -31,6 +31,7 @@ class ExecutionOrder:
             self._handles = [
                 layer.module.register_forward_pre_hook(_Note(self._executed, layer.name))
                 for layer in layers
+                if layer.has_output
             ]
 
     def finish(self) -> list[Layer]:

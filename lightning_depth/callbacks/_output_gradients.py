@@ -28,7 +28,7 @@ class OutputGradients:
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
-        self._layers = layers
+        self._layers = [layer for layer in layers if layer.has_output]
         self._handles: list[RemovableHandle] = []
         self._norms: dict[str, list[Tensor]] = {}
         self._numels: dict[str, int] = {}

@@ -62,8 +62,15 @@ class Watched:
 
     @cached_property
     def trend(self) -> NDArray[np.intp]:
-        """Places of the layers in the trend: blocks, or every matrix where these are too few."""
-        matrices = [place for place, is_matrix in enumerate(self.is_matrix) if is_matrix]
+        """Places of the layers in the trend: blocks, or every matrix where these are too few.
+
+        Tokens, embeddings and scales that belong to no module which runs are no step of depth.
+        """
+        matrices = [
+            place
+            for place, is_matrix in enumerate(self.is_matrix)
+            if is_matrix and self.layers[place].has_output
+        ]
         blocks = [place for place in matrices if self.layers[place].role == "block"]
         return np.array(blocks if len(blocks) >= FEWEST else matrices, dtype=np.intp)
 

@@ -60,8 +60,8 @@ class ActivationMonitor(DepthCallback):
     Findings are DEAD, SATURATED and COLLAPSED, each after it has lasted.
 
     Args:
-        granularity: "block" watches the repeated blocks of the network with what comes before and
-            after them; "leaf" watches every module that owns weights.
+        granularity: "block" watches the repeated blocks of the network with what comes before,
+            between and after them; "leaf" watches every module that owns weights.
         include: Glob patterns of layers to watch; all by default.
         exclude: Glob patterns of layers to leave out; none by default.
         every_n_steps: Optimizer steps from one measurement to the next; by default the Trainer's

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from lightning_depth.cli._models import find_model
 from lightning_depth.cli._show import make_console
 from lightning_depth.errors import ConfigurationError
 from lightning_depth.findings import render_verdict
-from lightning_depth.layers import layer_parameters, select_layers
+from lightning_depth.layers import Layer, layer_parameters, order_by_execution, select_layers
 
 __all__ = ["run"]
 
@@ -54,7 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
     signal = measure_activations(model, lambda: _train(model, batch), arguments.granularity)
     gradients = measure_gradients(model, arguments.granularity)
     cost = measure_cost(model, arguments.input)
-    costs = _costs(model, batch, arguments.granularity)
+    ran = [row["layer"] for row in signal.layers]
+    layers = order_by_execution(select_layers(model, arguments.granularity), ran)
+    costs = _costs(model, batch, layers)
     console = make_console()
     console.print(
         f"{cost.params:,} parameters; for one sample {cost.multiply_adds:,} multiply-adds and "
@@ -85,13 +87,12 @@ def _train(model: nn.Module, batch: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
-def _costs(model: nn.Module, batch: Tensor, granularity: Any) -> dict[str, tuple[int, int]]:
+def _costs(model: nn.Module, batch: Tensor, layers: Sequence[Layer]) -> dict[str, tuple[int, int]]:
     """Return parameters, and multiply-adds for one sample, of every layer."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model(batch)
     flops = counter.get_flop_counts()
-    layers = select_layers(model, granularity)
     parameters = layer_parameters(layers)
     root = type(model).__name__
     return {
@@ -114,14 +115,15 @@ def _table(
         table.add_column(column, justify="right")
     table.caption = "gradient and weight: RMS over weights of two dimensions or more"
     flows = {row["layer"]: row for row in gradients.layers}
-    for row in signal:
-        flow = flows.get(row["layer"], {})
+    signals = {row["layer"]: row for row in signal}
+    for name, counts in costs.items():
+        row, flow = signals.get(name, {}), flows.get(name, {})
         table.add_row(
-            _extras.rich("text").Text(row["layer"]),
-            *(f"{count:,}" for count in costs[row["layer"]]),
-            _number(row["rms"]),
-            _number(row["dead"], ".0%"),
-            _number(row["effective_rank"]),
+            _extras.rich("text").Text(name),
+            *(f"{count:,}" for count in counts),
+            _number(row.get("rms", math.nan)),
+            _number(row.get("dead", math.nan), ".0%"),
+            _number(row.get("effective_rank", math.nan)),
             _number(flow.get("grad_rms", math.nan)),
             _number(flow.get("grad_to_weight", math.nan)),
         )

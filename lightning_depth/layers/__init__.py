@@ -10,7 +10,12 @@ from lightning_depth.layers._outputs import (
     is_time_first,
     main_tensor,
 )
-from lightning_depth.layers._select import layer_parameters, select_layers
+from lightning_depth.layers._select import (
+    layer_parameters,
+    select_layers,
+    unwatched_parameters,
+    watched_share,
+)
 from lightning_depth.layers._tree import unwrap
 
 __all__ = [
@@ -27,5 +32,7 @@ __all__ = [
     "main_tensor",
     "order_by_execution",
     "select_layers",
+    "unwatched_parameters",
     "unwrap",
+    "watched_share",
 ]

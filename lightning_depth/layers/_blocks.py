@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from lightning_depth.layers._names import Layer, Role
-from lightning_depth.layers._tree import Part
+from lightning_depth.layers._names import WRAPPERS, Layer, Role
+from lightning_depth.layers._tree import Part, own_parameters
 
 __all__ = ["cut_blocks", "cut_leaves"]
+
+_NAMESAKES = 3
+"""Attributes of one class that make blocks in a model in whose containers nothing repeats."""
+_CHAIN = 4
+"""Single modules of one class that make a Sequential more than a stem or a head."""
 
 
 def cut_leaves(root: Part) -> list[Layer]:
     """Take every module that owns weights."""
-    parts = [part for part in root.walk() if part.owns_weights]
-    if len(parts) > 1 and parts[0] is root:
-        parts = parts[1:]  # a model's own tokens and scales: watching the root is watching all
-    return [_layer(part, "leaf") for part in parts]
+    return [
+        _layer(part.own() if _is_frame(part, root) else part, "leaf")
+        for part in root.walk()
+        if part.owns_weights
+    ]
+
+
+def _is_frame(part: Part, root: Part) -> bool:
+    """Whether the output of a part is that of the layers in it, so that it has none of its own."""
+    return not part.hands_on or any(
+        part is root or inner.container for inner in part.walk() if inner is not part
+    )
 
 
 def cut_blocks(root: Part) -> list[Layer]:
-    """Cut the tree into blocks with what precedes and follows them; empty where nothing repeats."""
-    kinds = _block_kinds(root)
-    found = list(_cut(root, kinds))
+    """Cut the tree into blocks and what lies around them; empty where nothing repeats."""
+    return _cut_around(root, _block_kinds(root)) or _cut_around(root, _attribute_kinds(root))
+
+
+def _cut_around(root: Part, kinds: set[type[nn.Module]]) -> list[Layer]:
+    openers = _members_beside_stages(root, kinds)
+    found = list(_cut(root, kinds, openers))
     places = [place for place, part in enumerate(found) if _is_block(part, kinds)]
     if not places:
         return []
     first, last = places[0], places[-1]
-    openers = _members_beside_stages(root, kinds)
     while first and id(found[first - 1]) in openers:
         first -= 1
     siblings = openers | _members_beside_blocks(root, kinds)
@@ -37,9 +54,8 @@ def cut_blocks(root: Part) -> list[Layer]:
     return [
         *(_layer(part, "stem") for part in found[:first]),
         *(
-            _layer(part, "block")
+            _layer(part, "block" if _is_block(part, kinds) or id(part) in siblings else "between")
             for part in inner
-            if _is_block(part, kinds) or id(part) in siblings
         ),
         *(_layer(part, "head") for part in found[last + 1 :]),
     ]
@@ -53,13 +69,53 @@ def _block_kinds(root: Part) -> set[type[nn.Module]]:
     """Classes of blocks: those that repeat as members, composite ones before single modules."""
     members: dict[type[nn.Module], list[Part]] = {}
     for part in root.walk():
-        if part.member and not part.container:
+        if part.member and part.hands_on and not part.container:
             members.setdefault(part.kind, []).append(part)
     repeated = {kind: parts for kind, parts in members.items() if len(parts) > 1}
     composite = {kind for kind, parts in repeated.items() if any(part.parts for part in parts)}
     return {kind for kind in composite if not _is_stage(repeated[kind])} or (
         repeated.keys() - composite
     )
+
+
+def _attribute_kinds(root: Part) -> set[type[nn.Module]]:
+    """Classes of blocks of a model that keeps each under a name of its own; they become members.
+
+    Such blocks make up most of the model. A convolution with its normalisation is none.
+    """
+    held: dict[type[nn.Module], list[Part]] = {}
+    for part in root.walk():
+        plain = part is not root and part.hands_on and not part.container
+        if plain and sum(map(_is_matrix, part.walk())) > 1:
+            held.setdefault(part.kind, []).append(part)
+    repeated = {kind: parts for kind, parts in held.items() if len(parts) > 1}
+    blocks = {
+        kind: parts
+        for kind, parts in repeated.items()
+        if not any(_holds_two(part, repeated.keys()) for part in parts)
+    }
+    members = [part for parts in blocks.values() for part in parts]
+    most = max(map(len, blocks.values()), default=0)
+    if most < _NAMESAKES or 2 * sum(map(_size, members)) < _size(root):
+        return set()
+    for part in members:
+        part.member = True
+    return set(blocks)
+
+
+def _size(part: Part) -> int:
+    return sum(0 if is_lazy(weight) else weight.numel() for weight in part.module.parameters())
+
+
+def _is_matrix(part: Part) -> bool:
+    return part.owns_weights and any(
+        is_lazy(parameter) or parameter.ndim > 1 for _, parameter in own_parameters(part.module)
+    )
+
+
+def _holds_two(part: Part, kinds: Collection[type[nn.Module]]) -> bool:
+    counts = Counter(inner.kind for inner in part.walk() if inner is not part)
+    return any(counts[kind] > 1 for kind in kinds)
 
 
 def _is_stage(parts: list[Part]) -> bool:
@@ -77,13 +133,31 @@ def _repeats_composites(box: Part) -> bool:
     return any(count > 1 for count in counts.values())
 
 
-def _cut(part: Part, kinds: set[type[nn.Module]]) -> Iterator[Part]:
-    """The outermost parts that are blocks or hold none, in order of registration."""
+def _cut(part: Part, kinds: set[type[nn.Module]], openers: set[int]) -> Iterator[Part]:
+    """What a part owns itself, then the outermost parts in it that are blocks or hold none."""
+    if part.owns_weights:
+        yield part.own()
     for child in part.parts:
-        if _is_block(child, kinds) or not (child.container or _holds_blocks(child, kinds)):
-            yield child
+        if not _is_block(child, kinds) and _is_opened(child, kinds, openers):
+            yield from _cut(child, kinds, openers)
         else:
-            yield from _cut(child, kinds)
+            yield child
+
+
+def _is_opened(part: Part, kinds: set[type[nn.Module]], openers: set[int]) -> bool:
+    """Whether a part is cut further; what the user made one module stays one where it is short."""
+    return (
+        not part.hands_on
+        or _holds_blocks(part, kinds)
+        or any(id(inner) in openers for inner in part.parts)
+        or any(_is_chain(box) for box in part.walk())
+    )
+
+
+def _is_chain(box: Part) -> bool:
+    """Whether it is a network of its own, such as a discriminator beside a residual generator."""
+    counts = Counter(part.kind for part in box.parts if not part.parts)
+    return issubclass(box.kind, nn.Sequential) and max(counts.values(), default=0) >= _CHAIN
 
 
 def _holds_blocks(part: Part, kinds: set[type[nn.Module]]) -> bool:
@@ -115,4 +189,8 @@ def _members_beside_stages(root: Part, kinds: set[type[nn.Module]]) -> set[int]:
 
 
 def _layer(part: Part, role: Role) -> Layer:
-    return Layer(part.path or type(part.module).__name__, 0, part.module, role)
+    name = part.path if set(part.path.split(".")) - {"", *WRAPPERS} else part.kind.__name__
+    owned = [] if part.has_output else [name for name, _ in own_parameters(part.module)]
+    if len(owned) == 1:  # such as a class token: its own name says more than the module's
+        name = f"{part.path}.{owned[0]}" if part.path else owned[0]
+    return Layer(name, 0, part.module, role, part.has_output)

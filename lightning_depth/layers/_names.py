@@ -10,7 +10,7 @@ from torch import nn
 __all__ = ["WRAPPERS", "Granularity", "Layer", "Role", "clean_name"]
 
 Granularity = Literal["block", "leaf"]
-Role = Literal["stem", "block", "head", "leaf"]
+Role = Literal["stem", "block", "between", "head", "leaf"]
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Attributes under which torch's wrappers keep the module that they wrap."""
@@ -24,8 +24,11 @@ class Layer:
         name: Dotted name within the model, without the prefixes of wrappers.
         depth: Place in the network, 1 being nearest the input.
         module: The module, with its wrapper if it has one.
-        role: Whether the layer is one of the blocks, comes before the first (stem) or after the
-            last of them (head), or is a single module that owns weights (leaf).
+        role: Whether the layer is one of the blocks, comes before the first (stem), between them
+            or after the last of them (head), or is a single module that owns weights (leaf).
+        has_output: Whether it runs as a module and hands something on. A layer that does not is
+            made of parameters only: those that its module holds beside the layers in it, such as
+            class tokens, position embeddings and scales.
 
     Example:
         >>> Layer("fc", 1, nn.Linear(2, 2), "leaf").name
@@ -36,6 +39,7 @@ class Layer:
     depth: int
     module: nn.Module
     role: Role
+    has_output: bool = True
 
 
 def clean_name(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,7 +23,8 @@ def order_by_execution(layers: Iterable[Layer], executed_names: Iterable[str]) -
     """Return layers in the order in which they first ran, numbered anew.
 
     A layer that never ran as a module, such as the output projection of torch's attention, stays
-    behind the layer that it followed.
+    behind the layer that it followed; one without an output, such as the class token of a model,
+    comes just before the first of those that its module holds.
 
     Args:
         layers: What ``select_layers`` returned.
@@ -42,11 +43,21 @@ def order_by_execution(layers: Iterable[Layer], executed_names: Iterable[str]) -
     for name in executed_names:
         runs.setdefault(name, len(runs))
     layers = list(layers)
-    places: list[int] = []
+    places: list[float] = []
     for layer in layers:
-        places.append(runs.get(layer.name, places[-1] if places else -1))
+        place = runs.get(layer.name) if layer.has_output else _before_first(layer, layers, runs)
+        places.append((places[-1] if places else -1) if place is None else place)
     ordered = sorted(zip(places, layers, strict=True), key=lambda pair: pair[0])
     return number_layers(layer for _, layer in ordered)
+
+
+def _before_first(frame: Layer, layers: Iterable[Layer], runs: Mapping[str, int]) -> float | None:
+    """The place before the first of the layers that a module holds, None where none of them ran."""
+    inside = {id(module) for module in frame.module.modules()}
+    ran = [
+        runs[other.name] for other in layers if other.name in runs and id(other.module) in inside
+    ]
+    return min(ran) - 0.5 if ran else None
 
 
 class ExecutionRecorder:
@@ -72,6 +83,7 @@ class ExecutionRecorder:
         self._handles = [
             layer.module.register_forward_pre_hook(partial(self._note, layer.name))
             for layer in ([] if is_compiled(model) else self._layers)
+            if layer.has_output
         ]
 
     def close(self) -> list[Layer]:

@@ -88,6 +88,15 @@ def test_timm_model_is_inspected_by_its_blocks(capsys: Capture) -> None:
     assert _row(told, "fc")[0] == f"{512 * 5 + 5:,}"
 
 
+def test_rows_hold_every_parameter_of_a_model_with_tokens(capsys: Capture) -> None:
+    assert main(["inspect", "test_vit", "--input", "3,160,160", "--batch-size", "2"]) == 0
+    told = capsys.readouterr().out
+    total = int(re.findall(r"^([\d,]+) parameters", told, re.MULTILINE)[0].replace(",", ""))
+    table = told[told.index("─") :]  # below the rule under the heads of the columns
+    counts = re.findall(r"^ *[\w.]+ +([\d,]+) +[\d,]+ ", table, re.MULTILINE)
+    assert sum(int(count.replace(",", "")) for count in counts) == total
+
+
 def test_same_seed_same_output(capsys: Capture) -> None:
     words = ["inspect", "plain:hidden_layers=2,width=8", "--input", "64"]
     main(words)

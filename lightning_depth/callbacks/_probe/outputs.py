@@ -34,6 +34,7 @@ def find_taps(layers: Sequence[Layer], root: nn.Module) -> list[Tap]:
     A single module in a Sequential hands on what its activation, normalisation or pooling
     without weights makes of it.
     """
+    layers = [layer for layer in layers if layer.has_output]
     watched = {id(layer.module) for layer in layers}
     parents = list(root.modules())
     uses = Counter(id(child) for parent in parents for child in parent._modules.values())
