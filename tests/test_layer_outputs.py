@@ -164,7 +164,7 @@ class Output:
     rest: Any = None
 
 
-Named = namedtuple("Named", ["loss", "hidden"])  # noqa: PYI024 # as projects write them
+Named = namedtuple("Named", ["loss", "hidden"])  # as projects write them
 HIDDEN, LOSS = torch.rand(4, 8), torch.tensor(0.5)
 
 

@@ -19,33 +19,37 @@ from lightning_depth.callbacks._probe.measures import (
     LayerSample,
     LayerSums,
     Measure,
+    chance_of,
+    is_lower_than_by_chance,
     jackknife,
     measure_sample,
     measure_sums,
     pairs_of,
+    probe_hits,
     spread_shares,
 )
 from lightning_depth.callbacks._probe.moments import scatter_of
 from lightning_depth.callbacks._probe.notes import notes_on
 from lightning_depth.callbacks._probe.passes import FinishedPass
-from lightning_depth.functional.law import fit_separation_law
+from lightning_depth.callbacks._probe.verdicts import Evidence
+from lightning_depth.functional.law import fit_separation_law, separation_gain
 from lightning_depth.functional.plane import class_plane
 from lightning_depth.functional.reservoir import rank_in_class
 
 __all__ = [
     "Question",
-    "describe_pass",
-    "jackknife_pass",
     "pair_column",
     "picture",
     "scalars_of",
     "summarise",
+    "weigh",
 ]
 
 PANELS = 8
 PANEL_SAMPLES = 400
 HARDEST = 3
 LAWFUL = 0.8  # R² from which on the law of data separation is said to hold
+SURE = 2.33  # standard errors by which the linear probe beats chance, 99 % one-sided
 
 
 @dataclass(frozen=True)
@@ -71,28 +75,44 @@ def summarise(finished: FinishedPass, names: Sequence[str], question: Question) 
         question: What to measure.
 
     Returns:
-        Plain containers: ``rows`` (columns by layer), ``notes``, ``law`` and ``pairs``.
+        Plain containers: ``rows`` (columns by layer), ``notes``, ``standing``, ``law`` and
+        ``pairs``. Of a network that does not separate the classes better than chance no law is
+        stated and no pair is the hardest.
     """
     classes = sorted(finished.counts)
     rows: dict[str, list[Any]] = {}
     every = range(len(classes))
-    last = _sums(finished, names[-1], classes) or _sample(finished, names[-1], classes)
-    hardest = _hardest(pairs_of(last, every))
+    last = _sample(finished, names[-1], classes)
+    hardest = _hardest(pairs_of(_sums(finished, names[-1], classes) or last, every))
     curves: list[list[float]] = []
     for depth, name in enumerate(names, 0 if INPUT in names else 1):
         row, curve = _measure_layer(finished, name, classes, question, hardest)
         curves.append(curve)
         for column, value in ({"layer": name, "depth": depth} | row).items():
             rows.setdefault(column, []).append(value)
+    standing = _standing(last, rows)
+    pairs = [
+        _pair(classes[first], classes[second], [curve[place] for curve in curves], names)
+        for place, (first, second) in enumerate(hardest)
+    ]
     return {
         "rows": rows,
         "notes": notes_on(finished, rows),
-        "law": _law(rows),
-        "pairs": [
-            _pair(classes[first], classes[second], [curve[place] for curve in curves], names)
-            for place, (first, second) in enumerate(hardest)
-        ],
+        "standing": standing,
+        "law": _law(rows, last, separates=standing["separates"]),
+        "pairs": pairs if standing["separates"] else [],
     }
+
+
+def _standing(last: LayerSample, rows: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Whether a linear probe of the last layer beats chance, which is what it is."""
+    chance, tested = chance_of(last)
+    if not tested:
+        return {"chance": chance, "separates": False}
+    known = rows.get("linear_probe")
+    accuracy = known[-1] if known else float(probe_hits(last).double().mean())
+    error = math.sqrt(chance * (1 - chance) / tested)
+    return {"chance": chance, "separates": accuracy - chance > SURE * error}
 
 
 def scalars_of(
@@ -112,40 +132,55 @@ def scalars_of(
     return scalars
 
 
-def describe_pass(rows: Mapping[str, Sequence[Any]], law: Mapping[str, float]) -> str:
-    """Return in words how separability changes from the first layer to the last.
+def weigh(
+    finished: FinishedPass,
+    rows: Mapping[str, Sequence[Any]],
+    class_pairs: Sequence[tuple[int, int]],
+) -> dict[str, Any]:
+    """Return what the verdict on a pass and its picture need: ``evidence``, ``moves``, ``panels``.
 
     Args:
-        rows: Columns of one pass, by layer.
-        law: The law of that pass; told only where it holds.
+        finished: The pass.
+        rows: Columns of the pass, by layer.
+        class_pairs: Of the first of them the classes are shown.
     """
-    words = {"fisher": "Fisher ratio", "linear_probe": "linear probe's accuracy"}
-    told = [
-        f"the {words[name]} {_moves(rows[name])}"
-        for name in words
-        if name in rows and all(math.isfinite(rows[name][place]) for place in (0, -1))
-    ]
-    first = "the input" if rows["layer"][0] == INPUT else str(rows["layer"][0])
-    text = f"From {first} to {rows['layer'][-1]} " + " and ".join(told) + "." if told else ""
-    if law.get("r_squared", 0.0) >= LAWFUL and law["decay_ratio"] < 1:
-        fall = 100 * (1 - law["decay_ratio"])
-        text += f" Each layer lowers the separation D by {fall:.0f} % (R² {law['r_squared']:.2f})."
-    return text.strip() or f"{len(rows['layer'])} layers were measured."
+    names, classes = rows["layer"], sorted(finished.counts)
+    logs = {name: jackknife(_sample(finished, name, classes)) for name in names}
+    probes = rows.get("linear_probe", [math.nan] * len(names))
+    moves = {"fisher": _fisher_move(*(logs[names[place]]["fisher"] for place in (0, -1)))}
+    if "linear_probe" in rows:
+        moves["linear_probe"] = _probe_move(finished, [names[0], names[-1]], classes)
+    return {
+        "evidence": {
+            name: Evidence(logs[name], probe) for name, probe in zip(names, probes, strict=True)
+        },
+        "moves": moves,
+        "panels": picture(finished, names, class_pairs),
+    }
 
 
-def _moves(values: Sequence[float]) -> str:
-    first, last = f"{values[0]:.2g}", f"{values[-1]:.2g}"
-    if first == last:
-        return f"stays at {first}"
-    return f"{'rises' if values[-1] > values[0] else 'falls'} from {first} to {last}"
+def _fisher_move(first: Sequence[float], last: Sequence[float]) -> float:
+    """Standard error of the change of the logarithm from the first layer to the last."""
+    return separation_gain(first[1:], last[1:], 0.0, (first[0], last[0])).error
 
 
-def jackknife_pass(
-    finished: FinishedPass, names: Sequence[str]
-) -> dict[str, dict[str, list[float]]]:
-    """Return what ``jackknife`` does for every layer."""
-    classes = sorted(finished.counts)
-    return {name: jackknife(_sample(finished, name, classes)) for name in names}
+def _probe_move(finished: FinishedPass, names: Sequence[str], classes: list[int]) -> float:
+    """Standard error of the change of the accuracy, the same samples tested at both layers."""
+    hits = []
+    for name in names:
+        sums = _sums(finished, name, classes)
+        scatter = None if sums is None else sums.scatter
+        hits.append(probe_hits(_sample(finished, name, classes), scatter).double())
+    first, last = hits
+    if not len(first) or not len(last):
+        return math.nan
+    if bool((finished.filled[names[0]] == finished.filled[names[1]]).all()):
+        return _error(last - first)
+    return math.hypot(_error(first), _error(last))
+
+
+def _error(values: Tensor) -> float:
+    return float(values.std(correction=0) / math.sqrt(len(values)))
 
 
 def _sample(finished: FinishedPass, name: str, classes: list[int]) -> LayerSample:
@@ -228,14 +263,17 @@ def _shares(finished: FinishedPass, name: str, classes: list[int]) -> tuple[floa
     return spread_shares(counts, sums, labels, total)
 
 
-def _law(rows: dict[str, list[Any]]) -> dict[str, float]:
+def _law(rows: dict[str, list[Any]], last: LayerSample, *, separates: bool) -> dict[str, float]:
+    """The line, and whether it is a law: and not of shuffled labels as well."""
     if "separation" not in rows:
         return {}
     beyond = [place for place, depth in enumerate(rows["depth"]) if depth > 0]
     law = fit_separation_law(
         [rows["depth"][place] for place in beyond], [rows["separation"][place] for place in beyond]
     )
-    return dict(law._asdict())
+    holds = separates and law.r_squared >= LAWFUL and law.high < 1
+    stated = holds and is_lower_than_by_chance(last)  # which costs most
+    return {**law._asdict(), "stated": stated}
 
 
 def _hardest(matrix: Tensor) -> list[tuple[int, int]]:
@@ -249,12 +287,16 @@ def _hardest(matrix: Tensor) -> list[tuple[int, int]]:
 
 def _pair(first: int, second: int, curve: list[float], names: Sequence[str]) -> dict[str, Any]:
     """How far apart a pair of classes is at last, and the layer that did most for it."""
-    rises = [
-        math.log(after / before) if after > 0 and before > 0 else -math.inf
-        for before, after in pairwise(curve)
-    ]
+    rises = [_rise(before, after) for before, after in pairwise(curve)]
     best = max(range(len(rises)), key=rises.__getitem__) + 1 if rises else 0
     return {"first": first, "second": second, "fisher": curve[-1], "apart_at": names[best]}
+
+
+def _rise(before: float, after: float) -> float:
+    """By how much a criterion rises in its logarithm, which points without spread make infinite."""
+    if not before > 0 or not after > 0 or math.isinf(before):
+        return -math.inf
+    return math.log(after) - math.log(before)
 
 
 def picture(
