@@ -338,7 +338,11 @@ class LayerSeparabilityProbe(DepthCallback):
     def _keep_result(self, trainer: pl.Trainer, result: Mapping[str, Any]) -> None:
         when = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         repeated = count_repeated(trainer, self.dataloader_idx)
-        self._history.append(**when, **result["rows"], repeated=repeated)
+        standing = result["standing"]
+        self._history.append(
+            **when, **result["rows"], repeated=repeated,
+            chance=standing["chance"], above_chance=standing["separates"],
+        )  # fmt: skip
         self._record.keep(when, result)
         for kind, note in result["notes"].items():
             if kind not in QUIET:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -166,8 +166,8 @@ def feature_axis(output: Tensor, module: nn.Module) -> int | None:
 def _last_part(module: nn.Module) -> nn.Module:
     """The member with weights that a Sequential runs last, else the module."""
     module = unwrap(module)
-    while type(module).forward is nn.Sequential.forward:
-        members = [part for part in module if next(part.parameters(), None) is not None]
+    while isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        members = [part for part in module.children() if next(part.parameters(), None) is not None]
         if not members:
             break
         module = unwrap(members[-1])
@@ -175,7 +175,7 @@ def _last_part(module: nn.Module) -> nn.Module:
 
 
 def _kind_of(part: nn.Module, ndim: int) -> _Kind | None:
-    """What a single module says of an output of so many dimensions; None for what has no weights."""
+    """What a single module says of an output of so many dimensions, None without weights."""
     if isinstance(part, _CONVOLUTIONS):
         positions = len(part.kernel_size)
         return _Kind({part.out_channels}, 1 if ndim == positions + 2 else None)
@@ -190,8 +190,9 @@ def _kind_of(part: nn.Module, ndim: int) -> _Kind | None:
         return _Kind({part.hidden_size}, -1)
     if isinstance(part, nn.MultiheadAttention):
         return _Kind({part.embed_dim}, -1)
-    if type(part) in (nn.LayerNorm, nn.RMSNorm) and len(part.normalized_shape) == 1:
-        return _Kind({part.normalized_shape[0]}, -1)
+    if type(part) in (nn.LayerNorm, nn.RMSNorm):
+        shape = cast("tuple[int, ...]", part.normalized_shape)
+        return _Kind({shape[-1]}, -1) if len(shape) == 1 else _Kind(set(shape))
     if isinstance(part, (*_CHANNEL_NORMS, nn.GroupNorm)):
         return _Kind({getattr(part, "num_features", 0) or getattr(part, "num_channels", 0)}, 1)
     if isinstance(part, nn.PReLU):

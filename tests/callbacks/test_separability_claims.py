@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import lightning.pytorch as pl
@@ -39,7 +40,7 @@ def widening(seed: int) -> nn.Sequential:
     widths = (3, 8, 16, 32, 64, 128, 256)
     convolutions = [
         nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU())
-        for before, after in zip(widths, widths[1:], strict=False)
+        for before, after in pairwise(widths)
     ]
     return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 256))
 
@@ -304,6 +305,11 @@ def test_what_is_asked_for_comes_before_what_the_loss_says() -> None:
     assert sorted(probe._last.counts) == [0, 1, 2, 255]
 
 
+def validate_twice(probe: LayerSeparabilityProbe, module: Runs, data: Any) -> None:
+    for _ in range(2):
+        trainer(probe).validate(module, data, verbose=False)
+
+
 def test_a_label_far_beyond_the_others_is_told_once() -> None:
     sentence = (
         r"^LayerSeparabilityProbe: the label 255 counts as a class, though the others end at 2; "
@@ -311,8 +317,7 @@ def test_a_label_far_beyond_the_others_is_told_once() -> None:
     )
     probe = LayerSeparabilityProbe()
     with pytest.warns(UserWarning, match=sentence) as told:
-        for _ in range(2):
-            trainer(probe).validate(Runs(segmenter()), pixels(255), verbose=False)
+        validate_twice(probe, Runs(segmenter()), pixels(255))
     assert len([warning for warning in told if "counts as a class" in str(warning.message)]) == 1
 
 
@@ -330,8 +335,7 @@ def test_labels_below_zero_are_left_out_with_one_notice() -> None:
     data = DataLoader(TensorDataset(torch.cat([x, x[:30]]), none), 50)
     probe = LayerSeparabilityProbe()
     with pytest.warns(UserWarning, match=r"labels below zero \(-1\) are no classes") as told:
-        for _ in range(2):
-            trainer(probe).validate(Runs(mlp_of(6)), data, verbose=False)
+        validate_twice(probe, Runs(mlp_of(6)), data)
     assert len([warning for warning in told if "below zero" in str(warning.message)]) == 1
     found = probe.history["separation"][: len(expected.history["separation"])]
     assert found == pytest.approx(expected.history["separation"])

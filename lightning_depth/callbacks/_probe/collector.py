@@ -189,7 +189,7 @@ class Collector:
         """Whether labels are class numbers; those below zero and the ignored one are none."""
         ignored, valid = self.options.ignore_index, labels >= 0
         if not bool(valid.all()):
-            self.negative |= {*labels[~valid].unique().tolist()} - {NO_LABEL, ignored}
+            self.negative |= {*labels[~valid].tolist()} - {NO_LABEL, ignored}
         return valid if ignored is None else valid & (labels != ignored)
 
     def _keys(self, inputs: Tensor | None, size: int) -> Tensor:

@@ -74,8 +74,8 @@ def pool_rows(
     samples = rows.samples.to(output.device)
     if lengths is not None and pool == "mean" and rows.places is None:
         wide = torch.float64 if output.dtype == torch.float64 else torch.float32
-        means = output.sum(1, dtype=wide) / lengths.to(output.device)[:, None]
-        return means.index_select(0, samples), "mean"
+        averages = output.sum(1, dtype=wide) / lengths.to(output.device)[:, None]
+        return averages.index_select(0, samples), "mean"
     if output.is_nested:  # sequences without padding
         if pool == "mean" and rows.places is None:
             means = [tokens.float().mean(0) for tokens in output.unbind()]

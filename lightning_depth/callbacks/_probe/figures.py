@@ -57,7 +57,7 @@ def draw_profile(
     for axis, column in zip(axes, columns, strict=True):
         _draw_column(axis, table, column)
         if column == "separation" and law.get("stated"):
-            _draw_law(axis, law)
+            _draw_law(axis, law, max(table["depth"]))
         if column in ACCURACIES and chance is not None and math.isfinite(chance):
             axis.axhline(chance, ls=":", color="gray", label=f"chance {chance:.2g}")
             axis.legend(handles=axis.get_lines()[-1:], fontsize="small")
@@ -82,19 +82,21 @@ def _draw_column(axis: Axes, table: Mapping[str, Sequence[Any]], column: str) ->
     shown = [passes[round(i * (len(passes) - 1) / max(1, count - 1))] for i in range(count)]
     colors = _extras.matplotlib().colormaps["viridis"]
     by_decades = column in ("separation", "collapse") or column.startswith("fisher")
+    drawn: list[float] = []
     for place, rows in enumerate(shown):
         depths = [table["depth"][i] for i in rows]
         values = [_drawable(table[column][i], positive=by_decades) for i in rows]
+        drawn += values
         color = colors(0.85 * (count - 1 - place) / max(1, count - 1))  # the last one dark
         epoch = str(table["epoch"][rows[0]])
         axis.plot(depths, values, "o-", ms=3, lw=1.2, color=color, label=epoch)
-    if not any(math.isfinite(value) for line in axis.get_lines() for value in line.get_ydata()):
+    if not any(math.isfinite(value) for value in drawn):
         axis.text(0.5, 0.5, "no number to draw", ha="center", transform=axis.transAxes)
     elif by_decades:
         _scale_by_decades(axis)
     axis.set_xlabel("depth (0 is the input)")
     axis.set_ylabel(LABELS.get(column) or _pair_label(column))
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.locator_params(axis="x", integer=True)
     axis.grid(alpha=0.3)
 
 
@@ -113,10 +115,9 @@ def _drawable(value: float, *, positive: bool) -> float:
     return value if math.isfinite(value) and (value > 0 or not positive) else math.nan
 
 
-def _draw_law(axis: Axes, law: Mapping[str, float]) -> None:
-    depths = [depth for line in axis.get_lines() for depth in line.get_xdata()]
-    ends = [1, max(depths)]
-    line = [math.exp(law["intercept"]) * law["decay_ratio"] ** depth for depth in ends]
+def _draw_law(axis: Axes, law: Mapping[str, float], depth: int) -> None:
+    ends = [1, depth]
+    line = [math.exp(law["intercept"]) * law["decay_ratio"] ** end for end in ends]
     axis.plot(ends, line, "--", lw=1, color="crimson")
     axis.set_title(
         f"× {law['decay_ratio']:.2f} a layer ({law['low']:.2f} to {law['high']:.2f}, "

@@ -75,8 +75,8 @@ def _notes_on(
         for column, values in rows.items()
         if column in MEASURES
     }
-    suspects = {layer for layers in unknown.values() for layer in layers}
-    suspects = [layer for layer in rows["layer"] if layer in suspects]
+    without = {layer for layers in unknown.values() for layer in layers}
+    suspects = [layer for layer in rows["layer"] if layer in without]
     broken = [layer for layer in suspects if not _is_finite(finished, layer)]
     if broken:
         yield "finite", f"not measured, as their features are not finite: {_some(broken)}"
@@ -90,13 +90,9 @@ def _notes_on(
         explained = {*broken, *constant}
         missing = [column for column, layers in unknown.items() if set(layers) - explained]
         if missing:
-            yield (
-                "sample",
-                (
-                    f"not measured: {_some(missing)}, as the sample kept beside the sums holds one of "
-                    f"each of {len(finished.counts)} classes"
-                ),
-            )
+            classes = len(finished.counts)
+            kept = f"the sample kept beside the sums holds one of each of {classes} classes"
+            yield "sample", f"not measured: {_some(missing)}, as {kept}"
 
 
 def _on_negative(finished: FinishedPass) -> str:
