@@ -115,6 +115,18 @@ def is_channels_last(output: Tensor, module: nn.Module) -> bool:
 
     Where that is not known, the usual: tokens ``(B, T, D)``, and maps ``(B, C, ...)`` of whatever
     convolves or has more than one axis of positions.
+
+    Args:
+        output: What the module handed on, samples in front.
+        module: The module.
+
+    Returns:
+        Whether it does.
+
+    Example:
+        >>> import torch
+        >>> is_channels_last(torch.zeros(2, 5, 8), nn.Linear(3, 8))
+        True
     """
     if output.ndim < 3:
         return False
@@ -203,12 +215,34 @@ def _kind_of(part: nn.Module, ndim: int) -> _Kind | None:
 
 
 def is_sequence(module: nn.Module) -> bool:
-    """Whether it is one of torch's own sequence modules, which know their order of axes."""
+    """Whether it is one of torch's own sequence modules, which know their order of axes.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        Whether it is.
+
+    Example:
+        >>> is_sequence(nn.GRU(2, 2)), is_sequence(nn.Linear(2, 2))
+        (True, False)
+    """
     return isinstance(module, _SEQUENCE_MODULES)
 
 
 def is_time_first(module: nn.Module) -> bool:
-    """Whether it is one of torch's own sequence modules and puts time before the samples."""
+    """Whether it is one of torch's own sequence modules and puts time before the samples.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        Whether it is.
+
+    Example:
+        >>> is_time_first(nn.GRU(2, 2)), is_time_first(nn.GRU(2, 2, batch_first=True))
+        (True, False)
+    """
     if not is_sequence(module):
         return False
     return any(getattr(part, "batch_first", True) is False for part in module.modules())

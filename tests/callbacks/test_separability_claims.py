@@ -295,6 +295,7 @@ def test_pixels_that_the_loss_leaves_out_are_no_class(void: int, max_samples: in
     ):
         probe = measured(module, pixels(void), max_samples=max_samples, **options)
         assert probe.history["separation"] == pytest.approx(kept.history["separation"])
+        assert probe._summary().startswith("On 960 validation positions, from the input to ")
         assert probe.hardest_pairs == kept.hardest_pairs
 
 

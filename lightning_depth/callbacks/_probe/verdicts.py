@@ -127,8 +127,8 @@ def _plateau_finding(
         change.separation.gain,
         MINIMUM_GAIN,
         f"From {first} on nothing separates the classes further: over the {len(later)} blocks "
-        f"that follow, the separation changes by {_interval(change.separation)} and the Fisher ratio by "
-        f"{_interval(change.fisher, -1)}; {_sure(sure)} that none of them gains "
+        f"that follow, the separation changes by {_interval(change.separation)} and the Fisher "
+        f"ratio by {_interval(change.fisher, -1)}; {_sure(sure)} that none of them gains "
         f"{100 * MINIMUM_GAIN:.0f} %. Depth beyond {first} bought nothing.",
         f"Try a network that ends after {first}, or spend its parameters on width.",
     )
@@ -147,8 +147,8 @@ def _idle_finding(idle: Sequence[tuple[str, _Change]]) -> Finding:
         tuple(layer for layer, _ in idle),
         change.separation.gain,
         MINIMUM_GAIN,
-        f"{lead}: it changes the separation by {_interval(change.separation)} and the Fisher ratio by "
-        f"{_interval(change.fisher, -1)}; {_sure(sure)} that it gains less than "
+        f"{lead}: it changes the separation by {_interval(change.separation)} and the Fisher "
+        f"ratio by {_interval(change.fisher, -1)}; {_sure(sure)} that it gains less than "
         f"{100 * MINIMUM_GAIN:.0f} %.",
         "Try the network without it; if the accuracy stays, it was not needed."
         if len(idle) == 1

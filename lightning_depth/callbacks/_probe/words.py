@@ -35,7 +35,8 @@ def describe_pass(
     ]
     first = "the input" if rows["layer"][0] == INPUT else str(rows["layer"][0])
     last = rows["layer"][-1]
-    where = f"On {max(rows['num_samples'])} validation samples"
+    of = "positions" if "position" in rows.get("pool", ()) else "samples"
+    where = f"On {max(rows['num_samples'])} validation {of}"
     if told:
         text = f"{where}, from {first} to {last}, {' and '.join(told)}."
     else:
