@@ -30,7 +30,6 @@ from lightning_depth.callbacks._probe.results import (
     picture,
     scalars_of,
     summarise,
-    weigh,
 )
 from lightning_depth.callbacks._probe.runs import (
     check_label,
@@ -45,6 +44,7 @@ from lightning_depth.callbacks._probe.runs import (
     why_no_loader,
 )
 from lightning_depth.callbacks._probe.verdicts import find_idle
+from lightning_depth.callbacks._probe.weighing import weigh
 from lightning_depth.callbacks._probe.words import describe_pass
 from lightning_depth.errors import MisuseError, check_choice, check_count
 from lightning_depth.findings import Finding

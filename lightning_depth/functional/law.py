@@ -1,4 +1,4 @@
-"""The law of data separation: a straight line through log D over depth, and where it ends."""
+"""The law of data separation: a straight line through its logarithm over depth."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class SeparationLaw(NamedTuple):
     """Straight line through the logarithm of the separation over depth.
 
     Args:
-        decay_ratio: Factor by which D changes from one layer to the next; below 1 every layer
-            helps.
-        r_squared: Share of the variance of log D that the line explains.
-        intercept: Logarithm of D that the line has at depth 0.
+        decay_ratio: Factor by which the separation changes from a layer to the next; below 1 every
+            layer helps.
+        r_squared: Share of the variance of the log separation that the line explains.
+        intercept: Logarithm of the separation that the line has at depth 0.
         num_layers: Layers that went into it.
         low: Lower end of the 95 % interval of the decay ratio, by Student's t over the layers.
         high: Upper end of that interval.
@@ -75,7 +75,8 @@ class Gain(NamedTuple):
     """How much a layer lowers the logarithm of the separation, and how sure that is.
 
     Args:
-        gain: Fall of log D against the layer before; negative where the layer makes it worse.
+        gain: Fall of the log separation against the layer before; negative where the layer makes
+            it worse.
         error: Standard error of the gain, from a jackknife over the samples; NaN where there are
             fewer than two groups of them.
         probability: Probability that the gain is below what counts as one.
@@ -93,15 +94,15 @@ class Gain(NamedTuple):
 def separation_gain(
     before: Sequence[float], after: Sequence[float], minimum: float, full: tuple[float, float]
 ) -> Gain:
-    """Return the fall of log D from one layer to another with its jackknife standard error.
+    """Return the fall of the log separation between two layers with its jackknife standard error.
 
     The same samples are left out at both layers, so that what they share cancels.
 
     Args:
-        before: log D at the first layer without each group of samples.
-        after: log D at the second layer without the same groups.
-        minimum: Fall of log D that counts as a gain.
-        full: log D of both layers with all samples.
+        before: log separation at the first layer without each group of samples.
+        after: log separation at the second layer without the same groups.
+        minimum: Fall of the log separation that counts as a gain.
+        full: log separation of both layers with all samples.
 
     Returns:
         The gain.

@@ -192,6 +192,29 @@ def test_steps_of_a_packed_sequence_have_the_labels_of_their_places() -> None:
     assert rows_of(probe, "separation")["net.layers.0"] == pytest.approx(expected, rel=1e-4)
 
 
+class Sorting(Sentences):
+    """Sorts its sentences by their lengths, and says so to nobody."""
+
+    def forward(self, x: Tensor, lengths: Tensor) -> list[Any]:
+        order = lengths.argsort(descending=True, stable=True)
+        return super().forward(x[order], lengths[order])
+
+
+def test_sentences_that_were_sorted_on_the_way_are_not_taken_for_others() -> None:
+    data = sentences(64)
+    reason = "every watched layer was left out, as samples were sorted by length on the way "
+    with pytest.warns(UserWarning, match=reason):
+        measured(Runs(Sorting(nn.GRU, is_sorted=True), call), DataLoader(data, 16), labels=1)
+    x, y, lengths = data.tensors
+    order = lengths.argsort(descending=True, stable=True)
+    batch = [(x[order], y[order], lengths[order])]  # sorted where the batch is made, labels and all
+    found = measured(Runs(Sorting(nn.GRU, is_sorted=True), call), DataLoader(batch, None), labels=1)
+    expected = measured(Runs(Sentences(nn.GRU), call), DataLoader(data, 64), labels=1)
+    assert rows_of(found, "separation")["net.layers.0"] == pytest.approx(
+        rows_of(expected, "separation")["net.layers.0"], rel=1e-4
+    )
+
+
 def test_other_pools_of_packed_sequences() -> None:
     data = sentences(64)
     first = measured(Runs(Sentences(nn.GRU), call), DataLoader(data, 16), labels=1,

@@ -28,8 +28,9 @@ from lightning_depth.callbacks._probe.features import (
     Rows,
     pool_rows,
 )
+from lightning_depth.callbacks._probe.labels import is_plain, walk
 from lightning_depth.callbacks._probe.moments import MomentStore
-from lightning_depth.callbacks._probe.outputs import Tap, find_taps
+from lightning_depth.callbacks._probe.outputs import Tap, as_plain, describe_output, find_taps
 from lightning_depth.callbacks._probe.samples import Plan, Samples, SampleStore
 from lightning_depth.functional.reservoir import content_keys
 from lightning_depth.layers import (
@@ -49,6 +50,7 @@ POSITIONS = 1024  # label positions of one sample that are looked at
 WIDTH_CHANGES = "their width changes from batch to batch"
 NO_ORDER = "samples and time steps are as many and either may come first (try another batch size)"
 NO_AXIS = "channels and positions are as many and either may come first"
+SORTED = "samples were sorted by length on the way (pack them with `enforce_sorted=False`)"
 NOT_RUN = "the validation step does not run them"
 STREAMING_SAMPLES = 1000  # kept beside the sums when a whole pass is measured
 
@@ -112,6 +114,8 @@ class Collector:
         self._path: Path = ()
         self._seen = 0
         self._arrival: _Arrival | None = None
+        self._counts: list[Tensor] = []  # what may be lengths in the batch under way
+        self._is_sorted = False  # otherwise than its labels, from some layer on
         self._done: set[str] = set()
         self._reached: set[str] = set()
         self.dropped: dict[str, str] = {}
@@ -144,13 +148,14 @@ class Collector:
         """Read the labels of a batch and choose the rows that are wanted."""
         self._done.clear()
         self._reached.clear()
-        self._arrival = None
+        self.end()
         if self.reason is not None:
             return
         try:
             found = read_batch(batch, self.options.labels, self._path)
             self._path = found.path
             self._arrival = self._arrive(batch, found)
+            self._counts = [tensor for _, tensor in walk(batch) if _may_be_lengths(tensor)]
         except NoLabelsError as error:
             self.reason = str(error)
             return
@@ -161,7 +166,7 @@ class Collector:
 
     def end(self) -> None:
         """Forget the batch."""
-        self._arrival = None
+        self._arrival, self._counts, self._is_sorted = None, [], False
 
     def _arrive(self, batch: Any, found: Batch) -> _Arrival:
         labels = found.labels.cpu()
@@ -222,12 +227,14 @@ class Collector:
         if tap.is_shared and name not in self._reached:
             return
         found = main_output(output)
-        if found is None:
-            self._unread[name] = f"they hand on no tensor of numbers but {_kind(output)}"
+        if self._is_sorted:  # what comes later may be in their order, or in that of the labels
+            self._unread[name] = SORTED
+        elif found is None:
+            self._unread[name] = f"they hand on no tensor of numbers but {describe_output(output)}"
         elif isinstance(found, PackedSequence):
             self._observe_packed(name, found)
         elif found.numel():
-            self._observe_tensor(tap, _as_plain(found))
+            self._observe_tensor(tap, as_plain(found))
         else:
             self._unread[name] = "they hand on an empty tensor"
 
@@ -262,7 +269,18 @@ class Collector:
             steps = arrival.rows.grid[0] if arrival.rows.grid else 0
             longest = max(steps, len(packed.batch_sizes))
             padded, lengths = pad_packed_sequence(packed, batch_first=True, total_length=longest)
+            if packed.unsorted_indices is None and self._was_sorted(lengths):
+                self._unread[name], self._is_sorted = SORTED, True
+                return
             self._take(name, padded, self.options.pool, channels_last=True, lengths=lengths)
+
+    def _was_sorted(self, lengths: Tensor) -> bool:
+        """Whether the batch holds the same lengths in another order."""
+        known = [counts.cpu().long() for counts in self._counts if len(counts) == len(lengths)]
+        alike = [
+            counts for counts in known if torch.equal(counts.sort().values, lengths.sort().values)
+        ]
+        return bool(alike) and not any(torch.equal(counts, lengths) for counts in alike)
 
     def _fits(self, name: str, size: int) -> bool:
         """Whether a layer hands on as many samples as the batch has labels."""
@@ -333,17 +351,8 @@ class Collector:
         return projection(found)
 
 
-def _kind(output: Any) -> str:
-    return "nothing" if output is None else f"a {type(output).__name__}"
-
-
-def _as_plain(features: Tensor) -> Tensor:
-    """The whole of a tensor that is spread over devices, or of which only a part is stored."""
-    if hasattr(features, "full_tensor"):
-        features = features.full_tensor()
-    if features.is_nested or features.layout is torch.strided:
-        return features
-    return features.to_dense()
+def _may_be_lengths(tensor: Tensor) -> bool:
+    return tensor.ndim == 1 and is_plain(tensor) and not tensor.is_floating_point()
 
 
 def _places(column: Tensor, grid: torch.Size) -> Tensor:

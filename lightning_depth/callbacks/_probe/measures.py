@@ -52,7 +52,7 @@ MEASURES: tuple[Measure, ...] = (
 NUM_GROUPS = 10
 NUM_NEIGHBORS = 20
 NUM_SHUFFLES = 20  # of the labels: lower than by each of them is chance in one of 21
-SHUFFLED_CLASSES = 100  # at most, as a shuffle costs as much as the measure
+SHUFFLED_CLASSES, SHUFFLED_SAMPLES = 100, 500  # at most: a shuffle costs as much as a measure
 DEGENERATE = 1e12  # a Fisher ratio of this is of the rounding of the features
 
 
@@ -165,7 +165,7 @@ def spread_shares(
 
 
 def jackknife(sample: LayerSample, num_groups: int = NUM_GROUPS) -> dict[str, list[float]]:
-    """Return log D and log Fisher ratio of all samples, then without each group of them in turn.
+    """Return logarithms of separation and Fisher ratio, of all samples and without each group.
 
     The groups are alike in classes and the same at every layer. There are fewer of them, or none,
     where no class has samples for so many.
@@ -189,12 +189,14 @@ def chance_of(sample: LayerSample) -> tuple[float, int]:
 
 
 def is_lower_than_by_chance(sample: LayerSample, seed: int = 0) -> bool:
-    """Whether D is lower than with the same labels shuffled, each time of twenty.
+    """Whether the separation is lower than with the same labels shuffled, each time of twenty.
 
-    D itself has no value that stands for chance: it depends on the features, their number and that
+    No value of it stands for chance: that depends on the features, their number and that
     of the samples.
     """
-    few = sample.labels < SHUFFLED_CLASSES
+    classes = min(sample.num_classes, SHUFFLED_CLASSES)
+    of_each = max(2, SHUFFLED_SAMPLES // classes)
+    few = (sample.labels < classes) & (sample.places < of_each)
     features, labels = sample.features[few], sample.labels[few]
     generator = torch.Generator().manual_seed(seed)
     orders = (torch.randperm(len(labels), generator=generator) for _ in range(NUM_SHUFFLES))

@@ -21,7 +21,6 @@ from lightning_depth.callbacks._probe.measures import (
     Measure,
     chance_of,
     is_lower_than_by_chance,
-    jackknife,
     measure_sample,
     measure_sums,
     pairs_of,
@@ -31,8 +30,7 @@ from lightning_depth.callbacks._probe.measures import (
 from lightning_depth.callbacks._probe.moments import scatter_of
 from lightning_depth.callbacks._probe.notes import notes_on
 from lightning_depth.callbacks._probe.passes import FinishedPass
-from lightning_depth.callbacks._probe.verdicts import Evidence
-from lightning_depth.functional.law import fit_separation_law, separation_gain
+from lightning_depth.functional.law import fit_separation_law
 from lightning_depth.functional.plane import class_plane
 from lightning_depth.functional.reservoir import rank_in_class
 
@@ -40,9 +38,10 @@ __all__ = [
     "Question",
     "pair_column",
     "picture",
+    "sample_of",
     "scalars_of",
     "summarise",
-    "weigh",
+    "sums_of",
 ]
 
 PANELS = 8
@@ -82,8 +81,8 @@ def summarise(finished: FinishedPass, names: Sequence[str], question: Question) 
     classes = sorted(finished.counts)
     rows: dict[str, list[Any]] = {}
     every = range(len(classes))
-    last = _sample(finished, names[-1], classes)
-    hardest = _hardest(pairs_of(_sums(finished, names[-1], classes) or last, every))
+    last = sample_of(finished, names[-1], classes)
+    hardest = _hardest(pairs_of(sums_of(finished, names[-1], classes) or last, every))
     curves: list[list[float]] = []
     for depth, name in enumerate(names, 0 if INPUT in names else 1):
         row, curve = _measure_layer(finished, name, classes, question, hardest)
@@ -132,58 +131,7 @@ def scalars_of(
     return scalars
 
 
-def weigh(
-    finished: FinishedPass,
-    rows: Mapping[str, Sequence[Any]],
-    class_pairs: Sequence[tuple[int, int]],
-) -> dict[str, Any]:
-    """Return what the verdict on a pass and its picture need: ``evidence``, ``moves``, ``panels``.
-
-    Args:
-        finished: The pass.
-        rows: Columns of the pass, by layer.
-        class_pairs: Of the first of them the classes are shown.
-    """
-    names, classes = rows["layer"], sorted(finished.counts)
-    logs = {name: jackknife(_sample(finished, name, classes)) for name in names}
-    probes = rows.get("linear_probe", [math.nan] * len(names))
-    moves = {"fisher": _fisher_move(*(logs[names[place]]["fisher"] for place in (0, -1)))}
-    if "linear_probe" in rows:
-        moves["linear_probe"] = _probe_move(finished, [names[0], names[-1]], classes)
-    return {
-        "evidence": {
-            name: Evidence(logs[name], probe) for name, probe in zip(names, probes, strict=True)
-        },
-        "moves": moves,
-        "panels": picture(finished, names, class_pairs),
-    }
-
-
-def _fisher_move(first: Sequence[float], last: Sequence[float]) -> float:
-    """Standard error of the change of the logarithm from the first layer to the last."""
-    return separation_gain(first[1:], last[1:], 0.0, (first[0], last[0])).error
-
-
-def _probe_move(finished: FinishedPass, names: Sequence[str], classes: list[int]) -> float:
-    """Standard error of the change of the accuracy, the same samples tested at both layers."""
-    hits = []
-    for name in names:
-        sums = _sums(finished, name, classes)
-        scatter = None if sums is None else sums.scatter
-        hits.append(probe_hits(_sample(finished, name, classes), scatter).double())
-    first, last = hits
-    if not len(first) or not len(last):
-        return math.nan
-    if bool((finished.filled[names[0]] == finished.filled[names[1]]).all()):
-        return _error(last - first)
-    return math.hypot(_error(first), _error(last))
-
-
-def _error(values: Tensor) -> float:
-    return float(values.std(correction=0) / math.sqrt(len(values)))
-
-
-def _sample(finished: FinishedPass, name: str, classes: list[int]) -> LayerSample:
+def sample_of(finished: FinishedPass, name: str, classes: list[int]) -> LayerSample:
     features, filled, samples = finished.features[name], finished.filled[name], finished.samples
     if not bool(filled.all()):
         features, samples = features[filled], samples.at(filled)
@@ -200,7 +148,7 @@ def _measure_layer(
     hardest: Sequence[tuple[int, int]],
 ) -> tuple[dict[str, Any], list[float]]:
     """The row of a layer, and Fisher's criterion of the hardest pairs."""
-    sample = _sample(finished, name, classes)
+    sample = sample_of(finished, name, classes)
     info = finished.infos[name]
     row: dict[str, Any] = {
         "pool": info.pool,
@@ -208,7 +156,7 @@ def _measure_layer(
         "num_features": sample.features.shape[1],
         "projected_from": info.width if info.width > sample.features.shape[1] else 0,
     }
-    source = _sums(finished, name, classes) or sample
+    source = sums_of(finished, name, classes) or sample
     if isinstance(source, LayerSums):
         row["num_samples"] = int(source.scatter.counts.sum())
         row |= measure_sums(source, sample, question.measures)
@@ -232,7 +180,7 @@ def _values_of(source: LayerSample | LayerSums, pairs: Sequence[tuple[int, ...]]
     return [float(matrix[classes.index(a), classes.index(b)]) for a, b in pairs]
 
 
-def _sums(finished: FinishedPass, name: str, classes: list[int]) -> LayerSums | None:
+def sums_of(finished: FinishedPass, name: str, classes: list[int]) -> LayerSums | None:
     """The sums over the whole pass, where it was measured whole."""
     if name not in finished.moments:
         return None
