@@ -7,7 +7,6 @@ arXiv 2210.17020).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,35 +14,38 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
+from lightning_depth.callbacks._ignored import find_ignore_index
 from lightning_depth.callbacks._probe.batches import LabelReader
 from lightning_depth.callbacks._probe.collector import Collector, ProbeOptions
 from lightning_depth.callbacks._probe.eager import enter_eager, leave_eager
 from lightning_depth.callbacks._probe.features import Pool
 from lightning_depth.callbacks._probe.figures import draw_panels, draw_profile
 from lightning_depth.callbacks._probe.measures import Measure
-from lightning_depth.callbacks._probe.notes import why_unmeasurable
+from lightning_depth.callbacks._probe.notes import QUIET, why_unmeasurable
 from lightning_depth.callbacks._probe.passes import FinishedPass, finish_pass
 from lightning_depth.callbacks._probe.record import ProbeRecord
 from lightning_depth.callbacks._probe.results import (
     Question,
-    describe_pass,
-    jackknife_pass,
     pair_column,
     picture,
     scalars_of,
     summarise,
 )
 from lightning_depth.callbacks._probe.runs import (
+    check_label,
     check_measures,
     check_pairs,
     check_seed,
     check_where,
     count_repeated,
     count_unique,
+    from_rank_zero,
     is_last_pass,
     why_no_loader,
 )
-from lightning_depth.callbacks._probe.verdicts import Evidence, find_idle
+from lightning_depth.callbacks._probe.verdicts import find_idle
+from lightning_depth.callbacks._probe.weighing import weigh
+from lightning_depth.callbacks._probe.words import describe_pass
 from lightning_depth.errors import MisuseError, check_choice, check_count
 from lightning_depth.findings import Finding
 from lightning_depth.layers import Granularity, Layer, select_layers
@@ -59,9 +61,10 @@ class LayerSeparabilityProbe(DepthCallback):
     """Measure how well each layer separates the classes, without an extra forward pass.
 
     Every block of any LightningModule is watched during validation, and the flattened input as
-    layer 0. Per layer: the separation D of He and Su (2022, arXiv 2210.17020), the Fisher ratio,
+    layer 0. Per layer: the separation of He and Su (2022, arXiv 2210.17020), the Fisher ratio,
     the accuracy of a linear probe. Over the layers: the law of data separation, the pairs of
-    classes that are hardest, and, at the end of training, blocks that add nothing (IDLE).
+    classes that are hardest, and, at the end of training, blocks that add nothing (IDLE). None of
+    these three is said of a network that does not separate the classes better than chance.
 
     Args:
         granularity: "block" for blocks, "leaf" for every module that owns weights.
@@ -80,6 +83,8 @@ class LayerSeparabilityProbe(DepthCallback):
             that it has within a class is kept beside that of the classes.
         pool: How maps and tokens become one row a sample: "mean" over positions, "class_token"
             (the first token), "flatten", or a callable.
+        ignore_index: A label that marks what has no class, as void pixels; by default the one
+            that the module's loss leaves out. Labels below zero are always left out.
         dataloader_idx: Number of the validation loader that is measured.
         seed: Which samples and which projection.
         log_layers: Whether every layer's measures are logged too.
@@ -109,6 +114,7 @@ class LayerSeparabilityProbe(DepthCallback):
         labels: str | int | LabelReader | None = None,
         nuisance: str | int | LabelReader | None = None,
         pool: Pool = "mean",
+        ignore_index: int | None = None,
         dataloader_idx: int = 0,
         seed: int = 0,
         log_layers: bool = False,
@@ -132,6 +138,7 @@ class LayerSeparabilityProbe(DepthCallback):
         if not callable(pool):
             check_choice("pool", pool, ("mean", "class_token", "flatten"))
         self.pool = pool
+        self.ignore_index = check_label("ignore_index", ignore_index)
         self.dataloader_idx = check_count("dataloader_idx", dataloader_idx, 0)
         self.seed = check_seed(seed)
         self.log_layers = log_layers
@@ -144,13 +151,21 @@ class LayerSeparabilityProbe(DepthCallback):
 
     @property
     def laws(self) -> list[dict[str, float]]:
-        """The law of data separation of each pass: epoch, step, decay ratio, R², layers."""
+        """The law of data separation of each pass: epoch, step, decay ratio, R², layers.
+
+        ``low`` and ``high`` are the 95 % interval of the decay ratio. ``stated`` is whether the
+        numbers are of a law: the classes are separated better than chance, R² is at least 0.8 and
+        the interval lies below 1.
+        """
         self._check_ran("laws")
         return [dict(law) for law in self._record.laws]
 
     @property
     def hardest_pairs(self) -> list[dict[str, Any]]:
-        """The pairs of classes least apart at the last layer of the last pass, hardest first."""
+        """The pairs of classes least apart at the last layer of the last pass, hardest first.
+
+        There are none where the classes are not separated better than chance.
+        """
         self._check_ran("hardest_pairs")
         return [dict(pair) for pair in self._record.pairs]
 
@@ -160,7 +175,9 @@ class LayerSeparabilityProbe(DepthCallback):
         Returns:
             The figure and its axes, one a measure.
         """
-        figure, axes = draw_profile(self._measured(), self._record.law, self._columns())
+        figure, axes = draw_profile(
+            self._measured(), self._record.law, self._columns(), self._chance
+        )
         return figure, axes  # type: ignore[return-value] # as torchmetrics does: several
 
     def plot_classes(self) -> Figure:
@@ -229,11 +246,14 @@ class LayerSeparabilityProbe(DepthCallback):
     # What the base asks for.
 
     def _conclude(self, trainer: pl.Trainer) -> list[Finding]:
+        return from_rank_zero(trainer, self._judge)
+
+    def _judge(self) -> list[Finding]:
         record = self._record
-        if not record.evidence and self._last is not None:
-            self._weigh(self._last)
-        found = find_idle(record.evidence, record.names, record.blocks)
-        return list(trainer.strategy.broadcast(found))
+        self._weigh()
+        if not record.standing.get("separates", True):
+            return []
+        return find_idle(record.evidence, record.names, record.blocks)
 
     def _summary(self) -> str:
         record = self._record
@@ -241,10 +261,10 @@ class LayerSeparabilityProbe(DepthCallback):
             return f"LayerSeparabilityProbe measured nothing: {record.reason}."
         if not record.laws:
             return "LayerSeparabilityProbe measured nothing: no validation pass was due."
-        table, count = self._history.table(), len(record.names)
-        rows = {name: column[-count:] for name, column in table.items()}
+        self._weigh()
         notes = [f"{note[0].upper()}{note[1:]}." for note in record.notes.values()]
-        return " ".join([describe_pass(rows, record.law), *notes])
+        told = describe_pass(self._last_rows(), record.law, record.standing, record.moves)
+        return " ".join([told, *notes])
 
     def _detach(self) -> None:
         if self._collector is not None:
@@ -265,6 +285,7 @@ class LayerSeparabilityProbe(DepthCallback):
 
     def _load_extra_state(self, state: Mapping[str, Any]) -> None:
         self._record = ProbeRecord.from_state(state)
+        self._last = None  # of another pass than the state
 
     # Inside.
 
@@ -279,8 +300,9 @@ class LayerSeparabilityProbe(DepthCallback):
 
     def _open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         options = ProbeOptions(
-            self.max_samples, self.max_features, self.pool, self.labels, self.nuisance, self.seed
-        )
+            self.max_samples, self.max_features, self.pool, self.labels, self.nuisance, self.seed,
+            find_ignore_index(pl_module) if self.ignore_index is None else self.ignore_index,
+        )  # fmt: skip
         layers = self._select(pl_module)
         self._record.blocks = [layer.name for layer in layers if layer.role == "block"]
         unique = count_unique(trainer, self.dataloader_idx)
@@ -292,11 +314,9 @@ class LayerSeparabilityProbe(DepthCallback):
     def _measure(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, collector: Collector
     ) -> None:
+        # from here on every rank must take part
         finished = finish_pass(collector, trainer.world_size, pl_module.device)
-        result: dict[str, Any] = {}
-        if trainer.is_global_zero:
-            result = self._evaluate(trainer, finished)
-        result = trainer.strategy.broadcast(result)
+        result = from_rank_zero(trainer, lambda: self._evaluate(trainer, finished))
         if reason := result.get("reason"):
             self._give_up(reason)
             return
@@ -310,28 +330,33 @@ class LayerSeparabilityProbe(DepthCallback):
             return {"reason": reason}
         names = [name for name, mask in finished.filled.items() if bool(mask.any())]
         question = Question(self.measures, self.class_pairs, self.nuisance is not None)
+        result = summarise(finished, names, question)
         self._last = finished
-        return summarise(finished, names, question)
+        if is_last_pass(trainer):
+            result["weighed"] = weigh(finished, result["rows"], self.class_pairs)
+        return result
 
     def _keep_result(self, trainer: pl.Trainer, result: Mapping[str, Any]) -> None:
         when = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         repeated = count_repeated(trainer, self.dataloader_idx)
-        self._history.append(**when, **result["rows"], repeated=repeated)
+        standing = result["standing"]
+        self._history.append(
+            **when, **result["rows"], repeated=repeated,
+            chance=standing["chance"], above_chance=standing["separates"],
+        )  # fmt: skip
         self._record.keep(when, result)
         for kind, note in result["notes"].items():
-            self._tell_once(kind, f"LayerSeparabilityProbe: {note}.")
-        if is_last_pass(trainer) and self._last is not None:
-            self._weigh(self._last)
+            if kind not in QUIET:
+                self._tell_once(kind, f"LayerSeparabilityProbe: {note}.")
 
-    def _weigh(self, finished: FinishedPass) -> None:
-        """Keep of the last pass what the verdict and the picture need; only rank zero has it."""
-        record, table = self._record, self._history.table()
-        probes = dict(zip(table["layer"], table.get("linear_probe", ()), strict=False))
-        logs = jackknife_pass(finished, record.names)
-        record.evidence = {
-            name: Evidence(logs[name], probes.get(name, math.nan)) for name in record.names
-        }
-        record.panels = picture(finished, record.names, self.class_pairs)
+    def _weigh(self) -> None:
+        """Find what the verdict needs where the last pass was not known to be the last."""
+        if not self._record.evidence and self._last is not None:
+            self._record.weighed(weigh(self._last, self._last_rows(), self.class_pairs))
+
+    def _last_rows(self) -> dict[str, list[Any]]:
+        count = len(self._record.names)
+        return {name: column[-count:] for name, column in self._history.table().items()}
 
     def _picture(self) -> dict[str, Any]:
         if not self._record.panels and self._last is not None:
@@ -347,6 +372,10 @@ class LayerSeparabilityProbe(DepthCallback):
             self._told.add(kind)
             rank_zero_warn(sentence)
 
+    @property
+    def _chance(self) -> float | None:
+        return self._record.standing.get("chance")
+
     def _columns(self) -> list[str]:
         return [*self.measures, *(pair_column(pair) for pair in self.class_pairs)]
 
@@ -358,4 +387,5 @@ class LayerSeparabilityProbe(DepthCallback):
 
     def _draw_all(self) -> Figure:
         table = self._measured()
-        return draw_profile(table, self._record.law, self._columns(), self._picture() or None)[0]
+        panels = self._picture() or None
+        return draw_profile(table, self._record.law, self._columns(), self._chance, panels)[0]

@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 BLOCK = 256  # samples whose residuals are formed at once
+ROUNDING = 4  # units in the last place of the features that are rounding
 
 
 class CentredFeatures(NamedTuple):
@@ -60,7 +61,8 @@ def centre(features: Tensor, labels: Tensor, num_classes: int) -> CentredFeature
         num_classes: Number of classes C.
 
     Returns:
-        Residuals, class means and class variances.
+        Residuals, class means and class variances. Residuals are zero where the classes are points
+        but for rounding, and so are the means where those points coincide.
 
     Example:
         >>> centre(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 0]), 1).variances.tolist()
@@ -72,6 +74,8 @@ def centre(features: Tensor, labels: Tensor, num_classes: int) -> CentredFeature
     order = torch.cat([order[~is_first], order[is_first]])  # so that those left out come last
     kept = int((~is_first).sum())
     x, y = features[order].double(), labels[order]
+    # what is no more than the rounding of the features themselves is no spread
+    noise = (ROUNDING * torch.finfo(features.dtype).eps * torch.linalg.vector_norm(x)) ** 2
     x -= x.mean(0)
     counts = torch.bincount(y, minlength=num_classes).double()
     sums = x.new_zeros(num_classes, x.shape[1]).index_add_(0, y, x)
@@ -79,6 +83,11 @@ def centre(features: Tensor, labels: Tensor, num_classes: int) -> CentredFeature
     squares = torch.zeros_like(counts)
     for rows, numbers in zip(torch.split(x, BLOCK), torch.split(y, BLOCK), strict=True):
         squares.index_add_(0, numbers, rows.sub_(means[numbers]).square().sum(1))
+    if bool(squares.sum() <= noise):
+        x.zero_()
+        squares.zero_()
+        if bool((counts * means.square().sum(1)).sum() <= noise):
+            means.zero_()
     return CentredFeatures(x[:kept], y[:kept], counts, means, squares / counts.clamp(min=1))
 
 
@@ -117,7 +126,7 @@ def fisher_of_features(centred: CentredFeatures) -> Tensor:
         centred: What ``centre`` returned.
 
     Returns:
-        A float64 scalar, as ``fisher_ratio``.
+        A float64 scalar, as ``fisher_ratio``: infinite where the classes are points.
 
     Example:
         >>> x = torch.tensor([[0.0], [2.0], [10.0], [12.0]])

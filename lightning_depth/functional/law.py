@@ -1,10 +1,14 @@
-"""The law of data separation: a straight line through log D over depth, and where it ends."""
+"""The law of data separation: a straight line through its logarithm over depth."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
+
+from lightning_depth.functional.statistics import fit_slope
 
 __all__ = ["Gain", "SeparationLaw", "fit_separation_law", "separation_gain"]
 
@@ -13,11 +17,13 @@ class SeparationLaw(NamedTuple):
     """Straight line through the logarithm of the separation over depth.
 
     Args:
-        decay_ratio: Factor by which D changes from one layer to the next; below 1 every layer
-            helps.
-        r_squared: Share of the variance of log D that the line explains.
-        intercept: Logarithm of D that the line has at depth 0.
+        decay_ratio: Factor by which the separation changes from a layer to the next; below 1 every
+            layer helps.
+        r_squared: Share of the variance of the log separation that the line explains.
+        intercept: Logarithm of the separation that the line has at depth 0.
         num_layers: Layers that went into it.
+        low: Lower end of the 95 % interval of the decay ratio, by Student's t over the layers.
+        high: Upper end of that interval.
 
     Example:
         >>> SeparationLaw(0.5, 1.0, 0.0, 3).decay_ratio
@@ -28,6 +34,8 @@ class SeparationLaw(NamedTuple):
     r_squared: float
     intercept: float
     num_layers: int
+    low: float = math.nan
+    high: float = math.nan
 
 
 def fit_separation_law(depths: Sequence[float], separations: Sequence[float]) -> SeparationLaw:
@@ -55,21 +63,22 @@ def fit_separation_law(depths: Sequence[float], separations: Sequence[float]) ->
     ]
     if len(points) < 3:
         return SeparationLaw(math.nan, math.nan, math.nan, len(points))
-    mean_x = math.fsum(x for x, _ in points) / len(points)
-    mean_y = math.fsum(y for _, y in points) / len(points)
-    spread_x = math.fsum((x - mean_x) ** 2 for x, _ in points)
-    spread_y = math.fsum((y - mean_y) ** 2 for _, y in points)
-    slope = math.fsum((x - mean_x) * (y - mean_y) for x, y in points) / spread_x
-    r_squared = slope**2 * spread_x / spread_y if spread_y > 0 else math.nan
-    return SeparationLaw(math.exp(slope), r_squared, mean_y - slope * mean_x, len(points))
+    x, y = (np.array(values) for values in zip(*points, strict=True))
+    line = fit_slope(x, y)
+    spread_x, spread_y = (float(((values - values.mean()) ** 2).sum()) for values in (x, y))
+    r_squared = line.value**2 * spread_x / spread_y if spread_y > 0 else math.nan
+    ratio, low, high = (math.exp(end) for end in (line.value, line.low, line.high))
+    return SeparationLaw(ratio, r_squared, line.intercept, len(points), low, high)
 
 
 class Gain(NamedTuple):
     """How much a layer lowers the logarithm of the separation, and how sure that is.
 
     Args:
-        gain: Fall of log D against the layer before; negative where the layer makes it worse.
-        error: Standard error of the gain, from a jackknife over the samples.
+        gain: Fall of the log separation against the layer before; negative where the layer makes
+            it worse.
+        error: Standard error of the gain, from a jackknife over the samples; NaN where there are
+            fewer than two groups of them.
         probability: Probability that the gain is below what counts as one.
 
     Example:
@@ -85,15 +94,15 @@ class Gain(NamedTuple):
 def separation_gain(
     before: Sequence[float], after: Sequence[float], minimum: float, full: tuple[float, float]
 ) -> Gain:
-    """Return the fall of log D from one layer to another with its jackknife standard error.
+    """Return the fall of the log separation between two layers with its jackknife standard error.
 
     The same samples are left out at both layers, so that what they share cancels.
 
     Args:
-        before: log D at the first layer without each group of samples.
-        after: log D at the second layer without the same groups.
-        minimum: Fall of log D that counts as a gain.
-        full: log D of both layers with all samples.
+        before: log separation at the first layer without each group of samples.
+        after: log separation at the second layer without the same groups.
+        minimum: Fall of the log separation that counts as a gain.
+        full: log separation of both layers with all samples.
 
     Returns:
         The gain.
@@ -105,6 +114,8 @@ def separation_gain(
     """
     differences = [first - second for first, second in zip(before, after, strict=True)]
     count, gain = len(differences), full[0] - full[1]
+    if count < 2:
+        return Gain(gain, math.nan, math.nan)
     mean = math.fsum(differences) / count
     variance = (count - 1) / count * math.fsum((value - mean) ** 2 for value in differences)
     error = math.sqrt(variance)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from lightning_depth.layers._names import Granularity, Layer, Role, clean_name
 from lightning_depth.layers._order import ExecutionRecorder, is_compiled, order_by_execution
 from lightning_depth.layers._outputs import (
+    feature_axis,
     is_channels_last,
     is_sequence,
     is_time_first,
+    main_output,
     main_tensor,
 )
 from lightning_depth.layers._select import (
@@ -24,11 +26,13 @@ __all__ = [
     "Layer",
     "Role",
     "clean_name",
+    "feature_axis",
     "is_channels_last",
     "is_compiled",
     "is_sequence",
     "is_time_first",
     "layer_parameters",
+    "main_output",
     "main_tensor",
     "order_by_execution",
     "select_layers",

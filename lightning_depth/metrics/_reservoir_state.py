@@ -58,7 +58,9 @@ def empty_reservoir(num_features: int) -> dict[str, Tensor]:
 
 def fill_reservoir(features: Tensor, capacity: int, seed: int, **columns: Tensor) -> State:
     """The reservoir of one batch, in order of its keys, with other columns of the same samples."""
-    keys = content_keys(features, seed)
+    # the labels belong to what a sample is: of equal features the same ones are then kept
+    rows = [features.double(), *(column.double()[:, None] for column in columns.values())]
+    keys = content_keys(torch.cat(rows, 1), seed)
     chosen = smallest_keys(keys, capacity)
     found = {"kept_features": features[chosen].double(), "kept_keys": keys[chosen]}
     return {**found, **{name: column[chosen] for name, column in columns.items()}}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Measure:
 
 
 MEASURES = {
-    "separation": Measure("Scatter within over between classes", "scatter ratio", "lower"),
+    "separation": Measure("Separation", "separation", "lower"),
     "fisher": Measure("Fisher ratio", "Fisher ratio", "higher"),
     "linear_probe": Measure("Linear probe accuracy", "linear probe", "higher", is_share=True),
     "knn": Measure("Nearest neighbors accuracy", "nearest neighbors", "higher", is_share=True),
@@ -45,6 +45,9 @@ POOLS = {
     "class_token": "tokens to the class token",
 }
 """How a layer's output became one row of features a sample, where it was not one already."""
+
+AT_CHANCE = "the last layer does not separate the classes better than chance"
+"""Told in the place of numbers that would be of noise."""
 
 Epochs = Mapping[Epoch, Bands]
 
@@ -63,7 +66,11 @@ def separability_figure(trials: Trials, styles: Styles) -> Figure | None:
         for epoch in EPOCHS
         if epochs[epoch]
     ]
-    legend = tuple((arm, told) for arm in trials if (told := _told(arm, drawn)))
+    legend = tuple(
+        (arm, AT_CHANCE if _is_at_chance(trials[arm]) else told)
+        for arm in trials
+        if (told := _told(arm, drawn))
+    )
     return Figure(
         "Separability of the classes by depth",
         "After the last epoch, from the input to the last layer:",
@@ -118,10 +125,18 @@ def _told(arm: str, drawn: Mapping[str, Epochs]) -> str:
     return ", ".join(parts)
 
 
+def _is_at_chance(own: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether after the last epoch no seed's classes were separated better than by chance."""
+    stored = [history["above_chance"][-1:] for history in _series.separability(own)
+              if "above_chance" in history]  # fmt: skip
+    return bool(stored) and not any(value for last in stored for value in last)
+
+
 def _change(measure: str, band: Band) -> str:
     text = percent if MEASURES[measure].is_share else scientific
-    finite = band.mean[np.isfinite(band.mean)]
-    return f"{text(float(finite[0]))} to {text(float(finite[-1]))}"
+    ends = [float(band.mean[place]) for place in (0, -1)]
+    first, last = (text(end) if np.isfinite(end) else "no number" for end in ends)
+    return f"{first} to {last}"
 
 
 def _lines(measure: str, bands: Bands, styles: Styles, values: Array) -> str:

@@ -122,3 +122,63 @@ class Watch(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         torch.save(metrics, os.fspath(self.folder / f"{trainer.global_rank}.pt"))
+
+
+# A process that fails leaves no other waiting
+
+
+class Stumbling(LayerSeparabilityProbe):
+    """Fails where and when it is told to, as a full memory would have it."""
+
+    def __init__(self, folder: Path, rank: int, place: str) -> None:
+        super().__init__()
+        self.folder, self.rank, self.place = folder, rank, place
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            if trainer.global_rank == self.rank:
+                patch.setattr(self.place, _stumble)
+            try:
+                super().on_validation_epoch_end(trainer, pl_module)
+            except Exception as error:
+                self._write(trainer, error)
+
+    def _conclude(self, trainer: pl.Trainer) -> list[Any]:
+        with pytest.MonkeyPatch.context() as patch:
+            if trainer.global_rank == self.rank:
+                patch.setattr(self.place, _stumble)
+            try:
+                return super()._conclude(trainer)
+            except Exception as error:
+                self._write(trainer, error)
+                return []
+
+    def _write(self, trainer: pl.Trainer, error: Exception) -> None:
+        path = self.folder / f"{trainer.global_rank}.txt"
+        path.write_text(f"{type(error).__name__}: {error}")
+
+
+def _stumble(*args: Any, **options: Any) -> Any:
+    raise MemoryError("as planned")
+
+
+@pytest.mark.parametrize(
+    ("rank", "place", "told"),
+    [
+        (1, "lightning_depth.callbacks._probe.passes._about", "process 1 could not do its part"),
+        (0, "lightning_depth.callbacks._probe.passes._own_rows", "process 0 could not do its part"),
+        (0, "lightning_depth.callbacks.separability.summarise", "rank zero could not do its part"),
+        (0, "lightning_depth.callbacks.separability.weigh", "rank zero could not do its part"),
+        (0, "lightning_depth.callbacks.separability.find_idle", "rank zero could not do its part"),
+    ],
+)
+def test_a_process_that_fails_leaves_no_other_waiting(
+    rank: int, place: str, told: str, tmp_path: Path
+) -> None:
+    probe = Stumbling(tmp_path, rank, place)
+    run = trainer(probe, strategy="ddp_fork", devices=2)
+    run.callbacks.append(Leave())  # type: ignore[attr-defined] # set by a connector
+    run.fit(Net(), loader(VAL[:64]), loader())
+    failed = "MemoryError: as planned"
+    assert (tmp_path / f"{rank}.txt").read_text() == failed
+    assert (tmp_path / f"{1 - rank}.txt").read_text() == f"RuntimeError: {told}: {failed}"

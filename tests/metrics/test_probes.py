@@ -15,11 +15,23 @@ from lightning_depth.metrics import EffectiveRank, KNNAccuracy, LinearProbeAccur
 from tests.metrics import reference
 
 
-def ridge_accuracy(x: np.ndarray, y: np.ndarray, num_classes: int, ridge: float) -> float:
-    train, test = slice(0, None, 2), slice(1, None, 2)
-    penalty = ridge * x[train].var(0).mean() * len(x[train])
-    scores = Ridge(alpha=penalty).fit(x[train], np.eye(num_classes)[y[train]]).predict(x[test])
+def ridge_accuracy(
+    x: np.ndarray, y: np.ndarray, test: np.ndarray, num_classes: int, ridge: float
+) -> float:
+    penalty = ridge * x[~test].var(0).mean() * (~test).sum()
+    scores = Ridge(alpha=penalty).fit(x[~test], np.eye(num_classes)[y[~test]]).predict(x[test])
     return float((scores.argmax(1) == y[test]).mean())
+
+
+def held_out(metric: LinearProbeAccuracy, x: torch.Tensor, y: torch.Tensor) -> np.ndarray:
+    """Which samples the metric tested, each found again by what it holds."""
+    kept = metric.kept_features[metric._held_out()]
+    test = (x[:, None] == kept).all(2).any(1).numpy()
+    assert test.sum() == metric.num_kept
+    for label in range(4):
+        mine = test[y.numpy() == label]
+        assert mine.sum() == len(mine) // 2  # half of each class
+    return np.asarray(test)
 
 
 @pytest.mark.parametrize("num_features", [5, 300], ids=["narrow", "wide"])
@@ -30,9 +42,63 @@ def test_linear_probe_equals_ridge_of_scikit_learn(num_features: int, offset: fl
     for rows, labels in zip((x + offset).split(31), y.split(31), strict=True):
         metric.update(rows, labels)
     near = (x + offset - offset).numpy()
-    expected = ridge_accuracy(near, y.numpy(), 4, 0.01)
+    test = held_out(metric, x + offset, y)
+    expected = ridge_accuracy(near, y.numpy(), test, 4, 0.01)
     assert metric.compute().item() == pytest.approx(expected)
-    assert metric.num_kept == 125
+    assert metric.num_kept == sum(count // 2 for count in np.bincount(y.numpy()))
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        torch.arange(400).reshape(2, 200).T.flatten(),  # a class and the other in turn
+        torch.arange(400),  # one class after the other
+        torch.randperm(400, generator=torch.Generator().manual_seed(1)),
+    ],
+    ids=["in turn", "sorted", "shuffled"],
+)
+@pytest.mark.parametrize("batch_size", [1, 31, 400])
+def test_the_order_of_the_stream_and_its_batches_do_not_matter(
+    order: torch.Tensor, batch_size: int
+) -> None:
+    y = torch.arange(400) // 200
+    x = torch.randn(400, 4, generator=torch.Generator().manual_seed(0)) + 10 * y[:, None]
+    metrics = [LinearProbeAccuracy(2), KNNAccuracy(2)]
+    for metric in metrics:
+        for rows in order.split(batch_size):
+            metric.update(x[rows], y[rows])
+        assert metric.compute().item() == 1.0
+    assert sorted(metrics[0].kept_keys.tolist()) == metrics[0].kept_keys.tolist()
+    other = LinearProbeAccuracy(2)
+    other.update(x, y)
+    assert torch.equal(metrics[0].kept_keys, other.kept_keys)
+    assert torch.equal(metrics[0]._held_out(), other._held_out())
+
+
+def test_another_seed_holds_out_others_and_two_processes_the_same() -> None:
+    x, y = reference.clusters(300, 5, 4, spread=3.0)
+    whole, first, second, other = (LinearProbeAccuracy(4, seed=seed) for seed in (0, 0, 0, 1))
+    for metric in (whole, other):
+        metric.update(x, y)
+    first.update(x[:170], y[:170])
+    second.update(x[170:], y[170:])
+    first.merge_state(second)
+    assert torch.equal(first.kept_keys, whole.kept_keys)
+    assert first.compute() == whole.compute()
+    assert first.num_kept == whole.num_kept
+    assert not torch.equal(
+        whole.kept_features[whole._held_out()], other.kept_features[other._held_out()]
+    )
+
+
+def test_equal_features_of_two_classes_are_kept_whatever_their_order() -> None:
+    x, y = torch.zeros(40, 2), torch.arange(40) % 2
+    kept = []
+    for order in (torch.arange(40), torch.arange(39, -1, -1)):
+        metric = KNNAccuracy(2, max_samples=15)
+        metric.update(x[order], y[order])
+        kept.append(metric.kept_labels)
+    assert torch.equal(*kept)
 
 
 @pytest.mark.parametrize(
@@ -64,8 +130,15 @@ def test_linear_probe_keeps_a_bounded_number_of_samples() -> None:
 
 def test_linear_probe_never_answers_a_class_it_has_not_seen() -> None:
     metric = LinearProbeAccuracy(num_classes=3)
+    metric.update(torch.tensor([[0.0], [9.0], [1.0], [9.0]]), torch.tensor([0, 2, 0, 2]))
+    assert metric.compute().item() == 1.0
+    assert metric.num_kept == 2
+
+
+def test_the_only_sample_of_a_class_is_never_held_out() -> None:
+    metric = LinearProbeAccuracy(num_classes=3)
     metric.update(torch.tensor([[0.0], [9.0], [1.0], [9.0]]), torch.tensor([0, 2, 1, 2]))
-    assert metric.compute().item() == 0.0
+    assert metric.kept_labels[metric._held_out()].tolist() == [2]
 
 
 @pytest.mark.parametrize("num_neighbors", [1, 6, 1000])
@@ -150,15 +223,14 @@ def test_reservoir_is_a_fair_sample() -> None:
         (EffectiveRank(), [[1.0]] * 4, [0, 1, 0, 1], "all samples have the same features."),
         (EffectiveRank(), [[float("inf")], [1.0]], [0, 1],
          "the features hold values that are not finite."),
-        (LinearProbeAccuracy(2), [[1.0]], [0],
-         "it needs samples at even and at odd places of the stream."),
-        (LinearProbeAccuracy(2), [[float("nan")], [1.0]], [0, 1],
+        (LinearProbeAccuracy(2), [[1.0], [2.0]], [0, 1], "it needs two samples of a class."),
+        (LinearProbeAccuracy(2), [[float("nan")], [1.0]], [0, 0],
          "the features hold values that are not finite."),
-        (LinearProbeAccuracy(2), [[1.0], [float("nan")]], [0, 1],
+        (LinearProbeAccuracy(2), [[1.0], [float("nan")]], [1, 1],
          "the features hold values that are not finite."),
-        (LinearProbeAccuracy(2, ridge=0.0), [[1.0, 2.0], [2.0, 4.0]] * 4, [0, 1] * 4,
+        (LinearProbeAccuracy(2, ridge=0.0), [[1.0, 2.0]] * 4, [0, 1] * 2,
          "all samples that it is fitted to have the same features."),
-        (LinearProbeAccuracy(2, ridge=0.0), [[1.0, 2.0], [3.0, 6.0], [2.0, 4.0], [5.0, 1.0]],
+        (LinearProbeAccuracy(2, ridge=0.0), [[1.0, 2.0], [3.0, 6.0], [2.0, 4.0], [5.0, 10.0]],
          [0, 1, 1, 0], "the features depend on each other, which needs a `ridge` above 0.0."),
     ],
 )  # fmt: skip

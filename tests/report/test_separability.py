@@ -54,3 +54,31 @@ def test_values_of_both_signs_are_drawn_on_a_straight_axis() -> None:
 
 def test_no_finite_number_gives_no_figure() -> None:
     assert separability_figure(_trials(fisher=[None] * 4), styles(["a"])) is None
+
+
+def test_separation_has_one_name() -> None:
+    figure = separability_figure(_trials(separation=[9.0, 3.0, 8.0, 1.0]), styles(["a"]))
+    assert figure is not None
+    assert [panel.name for panel in figure.panels] == [
+        "Separation, first epoch",
+        "Separation, last epoch",
+    ]
+    assert figure.legend == (("a", "separation 8 to 1"),)
+
+
+def test_an_arm_at_chance_is_told_as_such() -> None:
+    fisher = [0.02, 0.03, 0.02, 0.03]
+    figure = separability_figure(_trials(fisher=fisher, above_chance=[False] * 4), styles(["a"]))
+    assert figure is not None
+    told = "the last layer does not separate the classes better than chance"
+    assert figure.legend == (("a", told),)
+    later = _trials(fisher=fisher, above_chance=[False, False, True, True])
+    figure = separability_figure(later, styles(["a"]))
+    assert figure is not None
+    assert figure.legend == (("a", "Fisher ratio 0.02 to 0.03"),)
+
+
+def test_a_last_layer_without_a_number_is_not_told_by_another_layer() -> None:
+    figure = separability_figure(_trials(fisher=[1.0, 2.0, 1.5, None]), styles(["a"]))
+    assert figure is not None
+    assert figure.legend == (("a", "Fisher ratio 1.5 to no number"),)

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from torch.utils.hooks import RemovableHandle
 
+from lightning_depth.callbacks._ignored import NO_LABEL
 from lightning_depth.callbacks._probe.batches import (
     Batch,
     LabelReader,
@@ -26,26 +28,30 @@ from lightning_depth.callbacks._probe.features import (
     Rows,
     pool_rows,
 )
+from lightning_depth.callbacks._probe.labels import is_plain, walk
 from lightning_depth.callbacks._probe.moments import MomentStore
-from lightning_depth.callbacks._probe.outputs import Tap, find_taps
+from lightning_depth.callbacks._probe.outputs import Tap, as_plain, describe_output, find_taps
 from lightning_depth.callbacks._probe.samples import Plan, Samples, SampleStore
 from lightning_depth.functional.reservoir import content_keys
 from lightning_depth.layers import (
     Layer,
-    is_channels_last,
+    feature_axis,
     is_sequence,
     is_time_first,
-    main_tensor,
+    main_output,
     unwrap,
 )
 
-__all__ = ["INPUT", "Collector", "LayerInfo", "ProbeOptions"]
+__all__ = ["INPUT", "NOT_RUN", "Collector", "LayerInfo", "ProbeOptions"]
 
 INPUT = "input"
 HASHED_FEATURES = 1024  # values of an input that its key is made of
 POSITIONS = 1024  # label positions of one sample that are looked at
 WIDTH_CHANGES = "their width changes from batch to batch"
 NO_ORDER = "samples and time steps are as many and either may come first (try another batch size)"
+NO_AXIS = "channels and positions are as many and either may come first"
+SORTED = "samples were sorted by length on the way (pack them with `enforce_sorted=False`)"
+NOT_RUN = "the validation step does not run them"
 STREAMING_SAMPLES = 1000  # kept beside the sums when a whole pass is measured
 
 
@@ -59,6 +65,7 @@ class ProbeOptions:
     labels: str | int | LabelReader | None
     nuisance: str | int | LabelReader | None
     seed: int
+    ignore_index: int | None = None
 
 
 class LayerInfo(NamedTuple):
@@ -107,11 +114,15 @@ class Collector:
         self._path: Path = ()
         self._seen = 0
         self._arrival: _Arrival | None = None
+        self._counts: list[Tensor] = []  # what may be lengths in the batch under way
+        self._is_sorted = False  # otherwise than its labels, from some layer on
         self._done: set[str] = set()
         self._reached: set[str] = set()
         self.dropped: dict[str, str] = {}
         self.mismatch: tuple[int, int] | None = None
-        self._channels_last: dict[str, bool] = {}
+        self.negative: set[int] = set()  # labels that are left out without anybody's word
+        self._axes: dict[str, int] = {}
+        self._unread: dict[str, str] = {}
         self._time_first: dict[str, bool] = {}
         self._projections: dict[int, Projection] = {}
         self._taps = find_taps(layers, root)
@@ -137,13 +148,14 @@ class Collector:
         """Read the labels of a batch and choose the rows that are wanted."""
         self._done.clear()
         self._reached.clear()
-        self._arrival = None
+        self.end()
         if self.reason is not None:
             return
         try:
             found = read_batch(batch, self.options.labels, self._path)
             self._path = found.path
             self._arrival = self._arrive(batch, found)
+            self._counts = [tensor for _, tensor in walk(batch) if _may_be_lengths(tensor)]
         except NoLabelsError as error:
             self.reason = str(error)
             return
@@ -154,7 +166,7 @@ class Collector:
 
     def end(self) -> None:
         """Forget the batch."""
-        self._arrival = None
+        self._arrival, self._counts, self._is_sorted = None, [], False
 
     def _arrive(self, batch: Any, found: Batch) -> _Arrival:
         labels = found.labels.cpu()
@@ -162,7 +174,7 @@ class Collector:
         grid = labels.shape[1:]
         stride = max(1, -(-grid.numel() // POSITIONS))
         flat = labels.reshape(size, grid.numel())[:, ::stride]
-        valid = flat >= 0
+        valid = self._is_class(flat)
         if self._num_unique is not None:
             valid[max(0, self._num_unique - self._seen) :] = False
         keys = self._keys(found.inputs, size)
@@ -177,6 +189,13 @@ class Collector:
             return _Arrival(size, rows.at(plan.rows), plan, None)
         cells = self.moments.index(arriving.labels, arriving.nuisance)
         return _Arrival(size, rows, plan, cells)
+
+    def _is_class(self, labels: Tensor) -> Tensor:
+        """Whether labels are class numbers; those below zero and the ignored one are none."""
+        ignored, valid = self.options.ignore_index, labels >= 0
+        if not bool(valid.all()):
+            self.negative |= {*labels[~valid].tolist()} - {NO_LABEL, ignored}
+        return valid if ignored is None else valid & (labels != ignored)
 
     def _keys(self, inputs: Tensor | None, size: int) -> Tensor:
         numbers = torch.arange(self._seen, self._seen + size)
@@ -207,24 +226,75 @@ class Collector:
             return
         if tap.is_shared and name not in self._reached:
             return
-        features = main_tensor(output)
-        if features is None or not features.numel():
-            return
-        features = self._batch_first(tap, _as_plain(features), self._arrival.size)
-        size = features.size(0)
-        if size != self._arrival.size:
-            self.mismatch = size, self._arrival.size
-            return
-        if name not in self._channels_last:
-            nested = features.is_nested
-            self._channels_last[name] = nested or is_channels_last(features, tap.layer.module)
-        last = self._channels_last[name]
-        self._take(name, features, self.options.pool, channels_last=last)
+        found = main_output(output)
+        if self._is_sorted:  # what comes later may be in their order, or in that of the labels
+            self._unread[name] = SORTED
+        elif found is None:
+            self._unread[name] = f"they hand on no tensor of numbers but {describe_output(output)}"
+        elif isinstance(found, PackedSequence):
+            self._observe_packed(name, found)
+        elif found.numel():
+            self._observe_tensor(tap, as_plain(found))
+        else:
+            self._unread[name] = "they hand on an empty tensor"
 
-    def _batch_first(self, tap: Tap, features: Tensor, size: int) -> Tensor:
+    def unread(self) -> dict[str, str]:
+        """The layers of which nothing was read, each with the reason."""
+        names = [tap.layer.name for tap in self._taps]
+        return {
+            name: self._unread.get(name, NOT_RUN)
+            for name in names
+            if name not in self.infos and name not in self.dropped
+        }
+
+    def _observe_tensor(self, tap: Tap, features: Tensor) -> None:
+        name = tap.layer.name
+        features = self._batch_first(tap, features if features.ndim > 1 else features[:, None])
+        if not self._fits(name, features.size(0)):
+            return
+        if name not in self._axes:
+            axis = -1 if features.is_nested else feature_axis(features, tap.layer.module)
+            if axis is None:  # a batch of another length may tell
+                self._unread[name] = NO_AXIS
+                return
+            self._axes[name] = axis
+        axis = self._axes[name]
+        if features.is_complex():
+            features = torch.cat([features.real, features.imag], axis)
+        self._take(name, features, self.options.pool, channels_last=axis == -1)
+
+    def _observe_packed(self, name: str, packed: PackedSequence) -> None:
+        arrival = self._arrival
+        if arrival is not None and self._fits(name, int(packed.batch_sizes[0])):
+            steps = arrival.rows.grid[0] if arrival.rows.grid else 0
+            longest = max(steps, len(packed.batch_sizes))
+            padded, lengths = pad_packed_sequence(packed, batch_first=True, total_length=longest)
+            if packed.unsorted_indices is None and self._was_sorted(lengths):
+                self._unread[name], self._is_sorted = SORTED, True
+                return
+            self._take(name, padded, self.options.pool, channels_last=True, lengths=lengths)
+
+    def _was_sorted(self, lengths: Tensor) -> bool:
+        """Whether the batch holds the same lengths in another order."""
+        known = [counts.cpu().long() for counts in self._counts if len(counts) == len(lengths)]
+        alike = [
+            counts for counts in known if torch.equal(counts.sort().values, lengths.sort().values)
+        ]
+        return bool(alike) and not any(torch.equal(counts, lengths) for counts in alike)
+
+    def _fits(self, name: str, size: int) -> bool:
+        """Whether a layer hands on as many samples as the batch has labels."""
+        labels = -1 if self._arrival is None else self._arrival.size
+        if size != labels:
+            self.mismatch = size, labels
+            self._unread[name] = f"they hand on {size} rows where the batch has {labels} labels"
+        return size == labels
+
+    def _batch_first(self, tap: Tap, features: Tensor) -> Tensor:
         """The samples in front; recurrent nets and some transformers put time there."""
-        if features.is_nested or features.ndim != 3:
+        if self._arrival is None or features.is_nested or features.ndim != 3:
             return features
+        size = self._arrival.size
         name, square = tap.layer.name, len(features) == size == features.shape[1]
         if square and name not in self._time_first:
             module = unwrap(tap.layer.module)
@@ -236,14 +306,24 @@ class Collector:
         return features.transpose(0, 1) if self._time_first[name] else features
 
     @torch.no_grad()
-    def _take(self, name: str, features: Tensor, pool: Pool, *, channels_last: bool) -> None:
+    def _take(
+        self,
+        name: str,
+        features: Tensor,
+        pool: Pool,
+        *,
+        channels_last: bool,
+        lengths: Tensor | None = None,
+    ) -> None:
         arrival = self._arrival
         if arrival is None or name in self.dropped:
             return
         self._done.add(name)
         if not len(arrival.rows.samples):
             return
-        found, how = pool_rows(features, arrival.rows, pool, channels_last=channels_last)
+        found, how = pool_rows(
+            features, arrival.rows, pool, channels_last=channels_last, lengths=lengths
+        )
         if name in self.infos and self.infos[name].width != found.shape[1]:
             self._drop(name, WIDTH_CHANGES)  # as with pictures of several sizes
             return
@@ -271,13 +351,8 @@ class Collector:
         return projection(found)
 
 
-def _as_plain(features: Tensor) -> Tensor:
-    """The whole of a tensor that is spread over devices, or of which only a part is stored."""
-    if hasattr(features, "full_tensor"):
-        features = features.full_tensor()
-    if features.is_nested or features.layout is torch.strided:
-        return features
-    return features.to_dense()
+def _may_be_lengths(tensor: Tensor) -> bool:
+    return tensor.ndim == 1 and is_plain(tensor) and not tensor.is_floating_point()
 
 
 def _places(column: Tensor, grid: torch.Size) -> Tensor:

@@ -50,14 +50,32 @@ class Rows(NamedTuple):
         return Rows(self.samples[index], places, self.grid)
 
 
-def pool_rows(output: Tensor, rows: Rows, pool: Pool, *, channels_last: bool) -> tuple[Tensor, str]:
+def pool_rows(
+    output: Tensor,
+    rows: Rows,
+    pool: Pool,
+    *,
+    channels_last: bool,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, str]:
     """Return the wanted rows ``(M, D)`` and how they were reduced, in a word or two.
 
     Where more than few samples are wanted the whole output is reduced before they are picked: a
     mean reads the maps once, where a copy of the wanted ones costs several times as much.
+
+    Args:
+        output: What a layer hands on, samples in front.
+        rows: Which rows are wanted.
+        pool: How a sample becomes one row.
+        channels_last: Whether its features lie along the last axis.
+        lengths: Steps of each sequence ``(B,)`` where those beyond are padding.
     """
     output = output.detach()
     samples = rows.samples.to(output.device)
+    if lengths is not None and pool == "mean" and rows.places is None:
+        wide = torch.float64 if output.dtype == torch.float64 else torch.float32
+        averages = output.sum(1, dtype=wide) / lengths.to(output.device)[:, None]
+        return averages.index_select(0, samples), "mean"
     if output.is_nested:  # sequences without padding
         if pool == "mean" and rows.places is None:
             means = [tokens.float().mean(0) for tokens in output.unbind()]

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 __all__ = ["draw_panels", "draw_profile"]
 
 MARKERS = "osv^D<>Pp*"
+SHOWN = 5  # passes that are drawn
+ACCURACIES = ("linear_probe", "knn")
 LABELS = {
-    "separation": "separation D (smaller is better)",
+    "separation": "separation (smaller is better)",
     "fisher": "Fisher ratio",
     "linear_probe": "linear probe accuracy",
     "collapse": "neural collapse NC1",
-    "knn": "nearest-neighbour accuracy",
+    "knn": "nearest-neighbor accuracy",
     "effective_rank": "effective rank",
 }
 
@@ -29,14 +31,16 @@ def draw_profile(
     table: Mapping[str, Sequence[Any]],
     law: Mapping[str, float],
     columns: Sequence[str],
+    chance: float | None = None,
     panels: Mapping[str, Any] | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """Draw each column over depth, the first and the last passes and some between.
 
     Args:
         table: Columns of the history.
-        law: The law of the last pass; its line is drawn through the separation.
+        law: The law of the last pass; where it is stated its line is drawn through the separation.
         columns: Columns to draw, one axes each.
+        chance: Accuracy of always naming the commonest class, drawn where accuracies are.
         panels: Picture of the classes of the last pass, drawn below where it is given.
     """
     rows = 0 if not panels else -(-len(panels["layers"]) // 4)
@@ -51,7 +55,12 @@ def draw_profile(
         top = figure
     axes = top.subplots(1, len(columns), squeeze=False)[0]
     for axis, column in zip(axes, columns, strict=True):
-        _draw_column(axis, table, column, law if column == "separation" else {})
+        _draw_column(axis, table, column)
+        if column == "separation" and law.get("stated"):
+            _draw_law(axis, law, max(table["depth"]))
+        if column in ACCURACIES and chance is not None and math.isfinite(chance):
+            axis.axhline(chance, ls=":", color="gray", label=f"chance {chance:.2g}")
+            axis.legend(handles=axis.get_lines()[-1:], fontsize="small")
     axes[0].legend(fontsize="small", title="epoch", title_fontsize="small")
     return figure, list(axes)
 
@@ -67,32 +76,55 @@ def draw_panels(panels: Mapping[str, Any]) -> Figure:
     return cast("Figure", figure)
 
 
-def _draw_column(
-    axis: Axes, table: Mapping[str, Sequence[Any]], column: str, law: Mapping[str, float]
-) -> None:
-    moments = list(zip(table["epoch"], table["step"], strict=True))
-    passes = sorted(set(moments))
-    shown = (
-        passes if len(passes) <= 5 else [passes[round(i * (len(passes) - 1) / 4)] for i in range(5)]
-    )
+def _draw_column(axis: Axes, table: Mapping[str, Sequence[Any]], column: str) -> None:
+    passes = _passes(table)
+    count = min(len(passes), SHOWN)
+    shown = [passes[round(i * (len(passes) - 1) / max(1, count - 1))] for i in range(count)]
     colors = _extras.matplotlib().colormaps["viridis"]
-    for place, moment in enumerate(shown):
-        chosen = [i for i, key in enumerate(moments) if key == moment]
-        depths = [table["depth"][i] for i in chosen]
-        values = [table[column][i] for i in chosen]
-        color = colors(0.85 * (1 - place / max(1, len(shown) - 1)))
-        axis.plot(depths, values, "o-", ms=3, lw=1.2, color=color, label=str(moment[0]))
-        if place == len(shown) - 1 and math.isfinite(law.get("decay_ratio", math.nan)):
-            ends = [max(1, min(depths)), max(depths)]
-            line = [math.exp(law["intercept"]) * law["decay_ratio"] ** depth for depth in ends]
-            text = f"D x{law['decay_ratio']:.2f} a layer (R² {law['r_squared']:.2f})"
-            axis.plot(ends, line, "--", lw=1, color="crimson")
-            axis.set_title(text, fontsize="small", color="crimson")
-    if column in ("separation", "collapse") or column.startswith("fisher"):
+    by_decades = column in ("separation", "collapse") or column.startswith("fisher")
+    drawn: list[float] = []
+    for place, rows in enumerate(shown):
+        depths = [table["depth"][i] for i in rows]
+        values = [_drawable(table[column][i], positive=by_decades) for i in rows]
+        drawn += values
+        color = colors(0.85 * (count - 1 - place) / max(1, count - 1))  # the last one dark
+        epoch = str(table["epoch"][rows[0]])
+        axis.plot(depths, values, "o-", ms=3, lw=1.2, color=color, label=epoch)
+    if not any(math.isfinite(value) for value in drawn):
+        axis.text(0.5, 0.5, "no number to draw", ha="center", transform=axis.transAxes)
+    elif by_decades:
         _scale_by_decades(axis)
     axis.set_xlabel("depth (0 is the input)")
     axis.set_ylabel(LABELS.get(column) or _pair_label(column))
+    axis.locator_params(axis="x", integer=True)
     axis.grid(alpha=0.3)
+
+
+def _passes(table: Mapping[str, Sequence[Any]]) -> list[range]:
+    """The rows of each pass: it begins anew where the moment changes or the depth falls back."""
+    keys = list(zip(table["epoch"], table["step"], strict=True))
+    starts = [
+        place
+        for place, key in enumerate(keys)
+        if not place or key != keys[place - 1] or table["depth"][place] <= table["depth"][place - 1]
+    ]
+    return [range(*ends) for ends in zip(starts, [*starts[1:], len(keys)], strict=True)]
+
+
+def _drawable(value: float, *, positive: bool) -> float:
+    return value if math.isfinite(value) and (value > 0 or not positive) else math.nan
+
+
+def _draw_law(axis: Axes, law: Mapping[str, float], depth: int) -> None:
+    ends = [1, depth]
+    line = [math.exp(law["intercept"]) * law["decay_ratio"] ** end for end in ends]
+    axis.plot(ends, line, "--", lw=1, color="crimson")
+    axis.set_title(
+        f"× {law['decay_ratio']:.2f} a layer ({law['low']:.2f} to {law['high']:.2f}, "
+        f"R² {law['r_squared']:.2f})",
+        fontsize="small",
+        color="crimson",
+    )
 
 
 def _scale_by_decades(axis: Axes) -> None:
@@ -154,4 +186,4 @@ def _fill_panels(figure: Figure | SubFigure, panels: Mapping[str, Any]) -> None:
         axis.set_ylim(limits[1])
         axis.set_xticks([])
         axis.set_yticks([])
-    grid.flat[0].legend(fontsize="xx-small", ncols=2, handletextpad=0.1, columnspacing=0.5)
+    grid.flat[0].legend(fontsize="x-small", ncols=2, handletextpad=0.1, columnspacing=0.5)

@@ -35,10 +35,13 @@ __all__ = [
     "LayerSample",
     "LayerSums",
     "Measure",
+    "chance_of",
+    "is_lower_than_by_chance",
     "jackknife",
     "measure_sample",
     "measure_sums",
     "pairs_of",
+    "probe_hits",
     "spread_shares",
 ]
 
@@ -48,6 +51,9 @@ MEASURES: tuple[Measure, ...] = (
 )  # fmt: skip
 NUM_GROUPS = 10
 NUM_NEIGHBORS = 20
+NUM_SHUFFLES = 20  # of the labels: lower than by each of them is chance in one of 21
+SHUFFLED_CLASSES, SHUFFLED_SAMPLES = 100, 500  # at most: a shuffle costs as much as a measure
+DEGENERATE = 1e12  # a Fisher ratio of this is of the rounding of the features
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,14 @@ def measure_sample(sample: LayerSample, measures: Iterable[Measure]) -> dict[str
     """Return each measure on the sample; NaN where it is not defined."""
     if not bool(torch.isfinite(sample.centred.means).all()):
         return dict.fromkeys(measures, math.nan)
-    return {name: float(_ON_SAMPLE[name](sample)) for name in measures}
+    return {name: _honest(name, float(_ON_SAMPLE[name](sample))) for name in measures}
+
+
+def _honest(name: str, value: float) -> float:
+    """What classes without any spread have, where a number is of their rounding."""
+    if name == "fisher" and value > DEGENERATE:
+        return math.inf
+    return 0.0 if name in ("separation", "collapse") and value < 1 / DEGENERATE else value
 
 
 def measure_sums(
@@ -104,12 +117,11 @@ def measure_sums(
     """Return each measure on the whole pass; what needs the samples themselves, on the sample."""
     if not bool(torch.isfinite(sums.scatter.moment).all()):
         return dict.fromkeys(measures, math.nan)
-    return {
-        name: float(_ON_SUMS[name](sums.scatter, sample))
-        if name in _ON_SUMS
-        else float(_ON_SAMPLE[name](sample))
+    values = {
+        name: _ON_SUMS[name](sums.scatter, sample) if name in _ON_SUMS else _ON_SAMPLE[name](sample)
         for name in measures
     }
+    return {name: _honest(name, float(value)) for name, value in values.items()}
 
 
 def pairs_of(source: LayerSample | LayerSums, classes: Sequence[int]) -> Tensor:
@@ -153,16 +165,47 @@ def spread_shares(
 
 
 def jackknife(sample: LayerSample, num_groups: int = NUM_GROUPS) -> dict[str, list[float]]:
-    """Return log D and log Fisher ratio of all samples, then without each group of them in turn.
+    """Return logarithms of separation and Fisher ratio, of all samples and without each group.
 
-    The groups are alike in classes and the same at every layer.
+    The groups are alike in classes and the same at every layer. There are fewer of them, or none,
+    where no class has samples for so many.
     """
-    groups = (sample.places // 2) % num_groups
-    parts = [sample, *(sample.without(groups == group) for group in range(num_groups))]
+    pairs = sample.places // 2
+    num_groups = min(num_groups, int(pairs.max()) + 1)
+    groups = range(num_groups if num_groups > 1 else 0)
+    parts = [sample, *(sample.without(pairs % num_groups == group) for group in groups)]
     return {
         "separation": [_log(separation_of_features(part.centred)) for part in parts],
         "fisher": [_log(fisher_of_features(part.centred)) for part in parts],
     }
+
+
+def chance_of(sample: LayerSample) -> tuple[float, int]:
+    """Return the accuracy of always naming the commonest class, and on how many it is tested."""
+    tested = sample.labels[sample.places % 2 == 1]
+    if not len(tested):
+        return math.nan, 0
+    return float(torch.bincount(tested).max() / len(tested)), len(tested)
+
+
+def is_lower_than_by_chance(sample: LayerSample, seed: int = 0) -> bool:
+    """Whether the separation is lower than with the same labels shuffled, each time of twenty.
+
+    No value of it stands for chance: that depends on the features, their number and that
+    of the samples.
+    """
+    classes = min(sample.num_classes, SHUFFLED_CLASSES)
+    of_each = max(2, SHUFFLED_SAMPLES // classes)
+    few = (sample.labels < classes) & (sample.places < of_each)
+    features, labels = sample.features[few], sample.labels[few]
+    generator = torch.Generator().manual_seed(seed)
+    orders = (torch.randperm(len(labels), generator=generator) for _ in range(NUM_SHUFFLES))
+    found = _separation(features, labels)
+    return all(found < _separation(features, labels[order]) for order in orders)
+
+
+def _separation(features: Tensor, labels: Tensor) -> float:
+    return float(separation_of_features(centre(features, labels, int(labels.max()) + 1)))
 
 
 def _log(value: Tensor) -> float:
@@ -174,34 +217,35 @@ def _collapse(sample: LayerSample) -> Tensor:
     return separation_of_features(sample.centred, "classes") / present
 
 
-def _linear_probe(sample: LayerSample) -> Tensor:
+def probe_hits(sample: LayerSample, scatter: Scatter | None = None) -> Tensor:
+    """Return for each sample that the linear probe is tested on whether it is right.
+
+    Args:
+        sample: The sample; half of each class is tested.
+        scatter: Sums over the whole pass, if the probe is fitted to every sample of it but those
+            that it is tested on, else to the other half of the sample.
+    """
     test = sample.places % 2 == 1
-    if not bool(test.any()):
-        return sample.features.new_tensor(math.nan)
-    train = ~test
-    found = ridge_labels(
-        sample.features[train], sample.labels[train], sample.features[test], sample.num_classes
-    )
-    return _accuracy(found, sample.labels[test])
+    if scatter is None:
+        found = ridge_labels(
+            sample.features[~test], sample.labels[~test], sample.features[test], sample.num_classes
+        )
+    else:
+        held_out = class_scatter(sample.features[test], sample.labels[test], sample.num_classes)
+        rest = Scatter(*(all_ - some for all_, some in zip(scatter, held_out, strict=True)))
+        found = fit_ridge(rest).classify(sample.features[test])
+    return found == sample.labels[test]
 
 
-def _linear_probe_on_sums(scatter: Scatter, sample: LayerSample) -> Tensor:
-    """Fitted to every sample of the pass but those it is tested on."""
-    test = sample.places % 2 == 1
-    if not bool(test.any()):
+def _linear_probe(sample: LayerSample, scatter: Scatter | None = None) -> Tensor:
+    if not bool((sample.places % 2 == 1).any()):
         return sample.features.new_tensor(math.nan)
-    held_out = class_scatter(sample.features[test], sample.labels[test], sample.num_classes)
-    rest = Scatter(*(all_ - some for all_, some in zip(scatter, held_out, strict=True)))
-    return _accuracy(fit_ridge(rest).classify(sample.features[test]), sample.labels[test])
+    return probe_hits(sample, scatter).double().mean()
 
 
 def _knn(sample: LayerSample) -> Tensor:
     found = knn_labels(sample.features, sample.labels, sample.num_classes, NUM_NEIGHBORS)
-    return _accuracy(found, sample.labels)
-
-
-def _accuracy(found: Tensor, labels: Tensor) -> Tensor:
-    return (found == labels).double().mean()
+    return (found == sample.labels).double().mean()
 
 
 def _collapse_on_sums(scatter: Scatter, sample: LayerSample) -> Tensor:
@@ -219,6 +263,6 @@ _ON_SAMPLE: dict[str, Callable[[LayerSample], Tensor]] = {
 _ON_SUMS: dict[str, Callable[[Scatter, LayerSample], Tensor]] = {
     "separation": lambda scatter, sample: data_separation(scatter),
     "fisher": lambda scatter, sample: fisher_ratio(scatter),
-    "linear_probe": _linear_probe_on_sums,
+    "linear_probe": lambda scatter, sample: _linear_probe(sample, scatter),
     "collapse": _collapse_on_sums,
 }

@@ -1,16 +1,17 @@
-"""Where the output of a layer is read."""
+"""Where the output of a layer is read, and as what."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lightning_depth.layers import Layer, unwrap
 
-__all__ = ["Tap", "find_taps"]
+__all__ = ["Tap", "as_plain", "describe_output", "find_taps"]
 
 
 class Tap(NamedTuple):
@@ -59,3 +60,17 @@ def find_taps(layers: Sequence[Layer], root: nn.Module) -> list[Tap]:
 def _is_single(module: nn.Module) -> bool:
     """Whether a module, its wrappers and parametrisations looked through, has no parts."""
     return not set(unwrap(module)._modules) - {"parametrizations"}
+
+
+def describe_output(output: Any) -> str:
+    """What a layer hands on in which nothing can be read."""
+    return "nothing" if output is None else f"a {type(output).__name__}"
+
+
+def as_plain(features: Tensor) -> Tensor:
+    """The whole of a tensor that is spread over devices, or of which only a part is stored."""
+    if hasattr(features, "full_tensor"):
+        features = features.full_tensor()
+    if features.is_nested or features.layout is torch.strided:
+        return features
+    return features.to_dense()

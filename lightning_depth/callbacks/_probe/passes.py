@@ -6,8 +6,9 @@ Letters: N samples, D features.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from lightning_depth.callbacks._probe.samples import Samples
 from lightning_depth.functional.reservoir import balanced_quota, rank_in_class
 
 __all__ = ["FinishedPass", "finish_pass"]
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -37,6 +40,8 @@ class FinishedPass:
         reason: Why nothing can be measured, None where something can.
         dropped: Layers that were left out, with the reason.
         mismatch: Rows that a layer handed on and labels of that batch, where they differed.
+        unread: Layers of which nothing was read, with the reason.
+        negative: Labels below zero that were left out without anybody's word.
     """
 
     samples: Samples
@@ -49,15 +54,67 @@ class FinishedPass:
     reason: str | None
     dropped: dict[str, str] = field(default_factory=dict)
     mismatch: tuple[int, int] | None = None
+    unread: dict[str, str] = field(default_factory=dict)
+    negative: list[int] = field(default_factory=list)
+
+
+class _Share(NamedTuple):
+    """What this process has of one layer."""
+
+    features: Tensor
+    filled: Tensor
+    moments: LayerMoments | None
 
 
 def finish_pass(collector: Collector, world_size: int, device: torch.device) -> FinishedPass:
-    """Return the pass of all processes; every one of them must call this."""
-    mine = _about(collector)
-    everyone = [mine]
-    if world_size > 1:
-        everyone = [mine] * get_world_size()
-        all_gather_object(everyone, mine)
+    """Return the pass of all processes; every one of them must call this.
+
+    Raises:
+        RuntimeError: Another process could not do its own part.
+    """
+    everyone = _exchange(lambda: _about(collector), world_size)
+    finished, index, owner = _merge(everyone, collector.store.capacity)
+    own = index[owner == collector.rank]
+    mine: dict[str, _Share] = {}
+
+    def gather_own() -> None:
+        for name, info in finished.infos.items():
+            mine[name] = _share_of(collector, name, own, info.num_features, finished.cells)
+
+    _exchange(gather_own, world_size)
+    for name, (features, filled, moments) in mine.items():
+        finished.features[name], finished.filled[name] = (
+            _gather_rows(features, filled, owner, device) if world_size > 1 else (features, filled)
+        )
+        if moments is not None:
+            if world_size > 1:
+                _reduce(moments, device)
+            finished.moments[name] = moments
+    return finished
+
+
+def _exchange(work: Callable[[], T], world_size: int) -> list[T]:
+    """What every process made of its own part; where one fails all do, and none waits for it."""
+    if world_size == 1:
+        return [work()]
+    failed: Exception | None = None
+    mine: tuple[T | None, str] = (None, "")
+    try:
+        mine = work(), ""
+    except Exception as error:  # told to the others first, and raised below
+        failed, mine = error, (None, f"{type(error).__name__}: {error}")
+    everyone = [mine] * get_world_size()
+    all_gather_object(everyone, mine)
+    if failed is not None:
+        raise failed
+    for rank, (_, reason) in enumerate(everyone):
+        if reason:
+            raise RuntimeError(f"process {rank} could not do its part: {reason}")
+    return [cast("T", value) for value, _ in everyone]
+
+
+def _merge(everyone: list[dict[str, Any]], capacity: int) -> tuple[FinishedPass, Tensor, Tensor]:
+    """The pass without its features, and the slot and the process of each sample that is kept."""
     counts: Counter[int] = Counter()
     infos: dict[str, LayerInfo] = {}
     for about in everyone:
@@ -66,23 +123,16 @@ def finish_pass(collector: Collector, world_size: int, device: torch.device) -> 
     infos = {name: infos[name] for name in max((a["infos"] for a in everyone), key=len)} | infos
     dropped = {name: why for about in everyone for name, why in about["dropped"].items()}
     infos = {name: info for name, info in infos.items() if name not in dropped}
-    index, samples, owner = _choose(everyone, counts, collector.store.capacity)
-    own = index[owner == mine["rank"]]
-    finished = FinishedPass(samples, {}, {}, {}, {}, [], dict(counts), _first_reason(everyone))
-    finished.dropped = dropped
-    finished.mismatch = next((a["mismatch"] for a in everyone if a["mismatch"]), None)
-    finished.cells = sorted({cell for about in everyone for cell in about["cells"]})
-    for name, info in infos.items():
-        finished.infos[name] = info
-        features, filled = _own_rows(collector, name, own, info.num_features)
-        if world_size > 1:
-            features, filled = _gather_rows(features, filled, owner, device)
-        finished.features[name], finished.filled[name] = features, filled
-        if collector.moments is not None:
-            finished.moments[name] = _moments(collector, name, info.num_features, finished.cells)
-            if world_size > 1:
-                _reduce(finished.moments[name], device)
-    return finished
+    index, samples, owner = _choose(everyone, counts, capacity)
+    unread = {name: why for about in everyone for name, why in about["unread"].items()}
+    finished = FinishedPass(
+        samples, {}, {}, infos, {}, sorted({cell for about in everyone for cell in about["cells"]}),
+        dict(counts), _first_reason(everyone), dropped,
+        next((about["mismatch"] for about in everyone if about["mismatch"]), None),
+        {name: why for name, why in unread.items() if name not in infos | dropped},
+        sorted(set().union(*(about["negative"] for about in everyone))),
+    )  # fmt: skip
+    return finished, index, owner
 
 
 def _about(collector: Collector) -> dict[str, Any]:
@@ -97,6 +147,8 @@ def _about(collector: Collector) -> dict[str, Any]:
         "cells": list(collector.moments.cells) if collector.moments is not None else [],
         "dropped": dict(collector.dropped),
         "mismatch": collector.mismatch,
+        "unread": collector.unread(),
+        "negative": collector.negative,
         "reason": collector.reason,
     }
 
@@ -113,6 +165,15 @@ def _choose(
     keep = keep[torch.argsort(samples.keys[keep], stable=True)]
     keep = keep[torch.argsort(samples.labels[keep], stable=True)]
     return slots[keep], samples.at(keep), owner[keep]
+
+
+def _share_of(
+    collector: Collector, name: str, slots: Tensor, width: int, cells: list[tuple[int, int]]
+) -> _Share:
+    features, filled = _own_rows(collector, name, slots, width)
+    if collector.moments is None:
+        return _Share(features, filled, None)
+    return _Share(features, filled, _moments(collector, name, width, cells))
 
 
 def _own_rows(collector: Collector, name: str, slots: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -19,10 +19,12 @@ from lightning_depth.callbacks._probe.measures import (
     LayerSample,
     LayerSums,
     Measure,
-    jackknife,
+    chance_of,
+    is_lower_than_by_chance,
     measure_sample,
     measure_sums,
     pairs_of,
+    probe_hits,
     spread_shares,
 )
 from lightning_depth.callbacks._probe.moments import scatter_of
@@ -34,18 +36,19 @@ from lightning_depth.functional.reservoir import rank_in_class
 
 __all__ = [
     "Question",
-    "describe_pass",
-    "jackknife_pass",
     "pair_column",
     "picture",
+    "sample_of",
     "scalars_of",
     "summarise",
+    "sums_of",
 ]
 
 PANELS = 8
 PANEL_SAMPLES = 400
 HARDEST = 3
 LAWFUL = 0.8  # R² from which on the law of data separation is said to hold
+SURE = 2.33  # standard errors by which the linear probe beats chance, 99 % one-sided
 
 
 @dataclass(frozen=True)
@@ -71,28 +74,44 @@ def summarise(finished: FinishedPass, names: Sequence[str], question: Question) 
         question: What to measure.
 
     Returns:
-        Plain containers: ``rows`` (columns by layer), ``notes``, ``law`` and ``pairs``.
+        Plain containers: ``rows`` (columns by layer), ``notes``, ``standing``, ``law`` and
+        ``pairs``. Of a network that does not separate the classes better than chance no law is
+        stated and no pair is the hardest.
     """
     classes = sorted(finished.counts)
     rows: dict[str, list[Any]] = {}
     every = range(len(classes))
-    last = _sums(finished, names[-1], classes) or _sample(finished, names[-1], classes)
-    hardest = _hardest(pairs_of(last, every))
+    last = sample_of(finished, names[-1], classes)
+    hardest = _hardest(pairs_of(sums_of(finished, names[-1], classes) or last, every))
     curves: list[list[float]] = []
     for depth, name in enumerate(names, 0 if INPUT in names else 1):
         row, curve = _measure_layer(finished, name, classes, question, hardest)
         curves.append(curve)
         for column, value in ({"layer": name, "depth": depth} | row).items():
             rows.setdefault(column, []).append(value)
+    standing = _standing(last, rows)
+    pairs = [
+        _pair(classes[first], classes[second], [curve[place] for curve in curves], names)
+        for place, (first, second) in enumerate(hardest)
+    ]
     return {
         "rows": rows,
         "notes": notes_on(finished, rows),
-        "law": _law(rows),
-        "pairs": [
-            _pair(classes[first], classes[second], [curve[place] for curve in curves], names)
-            for place, (first, second) in enumerate(hardest)
-        ],
+        "standing": standing,
+        "law": _law(rows, last, separates=standing["separates"]),
+        "pairs": pairs if standing["separates"] else [],
     }
+
+
+def _standing(last: LayerSample, rows: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Whether a linear probe of the last layer beats chance, which is what it is."""
+    chance, tested = chance_of(last)
+    if not tested:
+        return {"chance": chance, "separates": False}
+    known = rows.get("linear_probe")
+    accuracy = known[-1] if known else float(probe_hits(last).double().mean())
+    error = math.sqrt(chance * (1 - chance) / tested)
+    return {"chance": chance, "separates": accuracy - chance > SURE * error}
 
 
 def scalars_of(
@@ -112,43 +131,7 @@ def scalars_of(
     return scalars
 
 
-def describe_pass(rows: Mapping[str, Sequence[Any]], law: Mapping[str, float]) -> str:
-    """Return in words how separability changes from the first layer to the last.
-
-    Args:
-        rows: Columns of one pass, by layer.
-        law: The law of that pass; told only where it holds.
-    """
-    words = {"fisher": "Fisher ratio", "linear_probe": "linear probe's accuracy"}
-    told = [
-        f"the {words[name]} {_moves(rows[name])}"
-        for name in words
-        if name in rows and all(math.isfinite(rows[name][place]) for place in (0, -1))
-    ]
-    first = "the input" if rows["layer"][0] == INPUT else str(rows["layer"][0])
-    text = f"From {first} to {rows['layer'][-1]} " + " and ".join(told) + "." if told else ""
-    if law.get("r_squared", 0.0) >= LAWFUL and law["decay_ratio"] < 1:
-        fall = 100 * (1 - law["decay_ratio"])
-        text += f" Each layer lowers the separation D by {fall:.0f} % (R² {law['r_squared']:.2f})."
-    return text.strip() or f"{len(rows['layer'])} layers were measured."
-
-
-def _moves(values: Sequence[float]) -> str:
-    first, last = f"{values[0]:.2g}", f"{values[-1]:.2g}"
-    if first == last:
-        return f"stays at {first}"
-    return f"{'rises' if values[-1] > values[0] else 'falls'} from {first} to {last}"
-
-
-def jackknife_pass(
-    finished: FinishedPass, names: Sequence[str]
-) -> dict[str, dict[str, list[float]]]:
-    """Return what ``jackknife`` does for every layer."""
-    classes = sorted(finished.counts)
-    return {name: jackknife(_sample(finished, name, classes)) for name in names}
-
-
-def _sample(finished: FinishedPass, name: str, classes: list[int]) -> LayerSample:
+def sample_of(finished: FinishedPass, name: str, classes: list[int]) -> LayerSample:
     features, filled, samples = finished.features[name], finished.filled[name], finished.samples
     if not bool(filled.all()):
         features, samples = features[filled], samples.at(filled)
@@ -165,7 +148,7 @@ def _measure_layer(
     hardest: Sequence[tuple[int, int]],
 ) -> tuple[dict[str, Any], list[float]]:
     """The row of a layer, and Fisher's criterion of the hardest pairs."""
-    sample = _sample(finished, name, classes)
+    sample = sample_of(finished, name, classes)
     info = finished.infos[name]
     row: dict[str, Any] = {
         "pool": info.pool,
@@ -173,7 +156,7 @@ def _measure_layer(
         "num_features": sample.features.shape[1],
         "projected_from": info.width if info.width > sample.features.shape[1] else 0,
     }
-    source = _sums(finished, name, classes) or sample
+    source = sums_of(finished, name, classes) or sample
     if isinstance(source, LayerSums):
         row["num_samples"] = int(source.scatter.counts.sum())
         row |= measure_sums(source, sample, question.measures)
@@ -197,7 +180,7 @@ def _values_of(source: LayerSample | LayerSums, pairs: Sequence[tuple[int, ...]]
     return [float(matrix[classes.index(a), classes.index(b)]) for a, b in pairs]
 
 
-def _sums(finished: FinishedPass, name: str, classes: list[int]) -> LayerSums | None:
+def sums_of(finished: FinishedPass, name: str, classes: list[int]) -> LayerSums | None:
     """The sums over the whole pass, where it was measured whole."""
     if name not in finished.moments:
         return None
@@ -228,14 +211,17 @@ def _shares(finished: FinishedPass, name: str, classes: list[int]) -> tuple[floa
     return spread_shares(counts, sums, labels, total)
 
 
-def _law(rows: dict[str, list[Any]]) -> dict[str, float]:
+def _law(rows: dict[str, list[Any]], last: LayerSample, *, separates: bool) -> dict[str, float]:
+    """The line, and whether it is a law: and not of shuffled labels as well."""
     if "separation" not in rows:
         return {}
     beyond = [place for place, depth in enumerate(rows["depth"]) if depth > 0]
     law = fit_separation_law(
         [rows["depth"][place] for place in beyond], [rows["separation"][place] for place in beyond]
     )
-    return dict(law._asdict())
+    holds = separates and law.r_squared >= LAWFUL and law.high < 1
+    stated = holds and is_lower_than_by_chance(last)  # which costs most
+    return {**law._asdict(), "stated": stated}
 
 
 def _hardest(matrix: Tensor) -> list[tuple[int, int]]:
@@ -249,12 +235,16 @@ def _hardest(matrix: Tensor) -> list[tuple[int, int]]:
 
 def _pair(first: int, second: int, curve: list[float], names: Sequence[str]) -> dict[str, Any]:
     """How far apart a pair of classes is at last, and the layer that did most for it."""
-    rises = [
-        math.log(after / before) if after > 0 and before > 0 else -math.inf
-        for before, after in pairwise(curve)
-    ]
+    rises = [_rise(before, after) for before, after in pairwise(curve)]
     best = max(range(len(rises)), key=rises.__getitem__) + 1 if rises else 0
     return {"first": first, "second": second, "fisher": curve[-1], "apart_at": names[best]}
+
+
+def _rise(before: float, after: float) -> float:
+    """By how much a criterion rises in its logarithm, which points without spread make infinite."""
+    if not before > 0 or not after > 0 or math.isinf(before):
+        return -math.inf
+    return math.log(after) - math.log(before)
 
 
 def picture(

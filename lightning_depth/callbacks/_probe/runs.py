@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import index
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import lightning.pytorch as pl
 from torch.utils.data.distributed import DistributedSampler
@@ -13,15 +13,26 @@ from lightning_depth.callbacks._probe.measures import MEASURES, Measure
 from lightning_depth.errors import check_choice, check_count, invalid
 
 __all__ = [
+    "check_label",
     "check_measures",
     "check_pairs",
     "check_seed",
     "check_where",
     "count_repeated",
     "count_unique",
+    "from_rank_zero",
     "is_last_pass",
     "why_no_loader",
 ]
+
+T = TypeVar("T")
+
+
+def check_label(name: str, label: int | None) -> int | None:
+    """Return a label or None, or refuse what is no whole number."""
+    if label is not None and (isinstance(label, bool) or not isinstance(label, int)):
+        raise invalid(name, "a label, a whole number, or None", label)
+    return label
 
 
 def check_measures(measures: Sequence[Measure]) -> tuple[Measure, ...]:
@@ -106,3 +117,24 @@ def count_repeated(trainer: pl.Trainer, dataloader_idx: int) -> int:
     if trainer.world_size == 1 or isinstance(sampler, DistributedSampler):
         return 0
     return trainer.world_size - 1
+
+
+def from_rank_zero(trainer: pl.Trainer, work: Callable[[], T]) -> T:
+    """Return on every rank what rank zero makes; its failure is raised on every rank as well.
+
+    Raises:
+        RuntimeError: Rank zero failed; there it is the error itself.
+    """
+    answer: tuple[T | None, str] = (None, "")
+    failed: Exception | None = None
+    if trainer.is_global_zero:
+        try:
+            answer = work(), ""
+        except Exception as error:  # told to the others first, and raised below
+            failed, answer = error, (None, f"{type(error).__name__}: {error}")
+    value, reason = trainer.strategy.broadcast(answer)
+    if failed is not None:
+        raise failed
+    if reason:
+        raise RuntimeError(f"rank zero could not do its part: {reason}")
+    return cast("T", value)

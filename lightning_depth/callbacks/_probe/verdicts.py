@@ -1,8 +1,9 @@
 """Which blocks add no separability at the end of training, and how sure that is.
 
-A block is idle where neither log D falls nor the log Fisher ratio rises by as much as counts, each
-with 95 % confidence from a jackknife over the samples, and where the linear probe does not rise
-either. Stem and head are never judged, nor a network that has not come to separate the classes.
+A block is idle where neither the logarithm of the separation falls nor that of the Fisher ratio
+rises by as much as counts, each with 95 % confidence from a jackknife over the samples, and where
+the linear probe does not rise either. Stem and head are never judged, nor a network that has not
+come to separate the classes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lightning_depth.functional.law import Gain, separation_gain
 __all__ = ["CONFIDENCE", "MINIMUM_GAIN", "Evidence", "find_idle"]
 
 MINIMUM_GAIN = 0.05
-"""Fall of log D, or rise of the log Fisher ratio, that counts as one: five per cent."""
+"""Fall of the log separation, or rise of the log Fisher ratio, that counts: five per cent."""
 
 PROBE_GAIN = 0.01
 """Rise of the linear probe's accuracy that counts as one."""
@@ -38,7 +39,7 @@ class Evidence(NamedTuple):
     """What a pass says about one layer.
 
     Args:
-        logs: log D and log Fisher ratio of all samples, then without each group in turn.
+        logs: log separation and log Fisher ratio of all samples, then without each group in turn.
         probe: Accuracy of the linear probe, NaN where it was not measured.
     """
 
@@ -127,8 +128,8 @@ def _plateau_finding(
         change.separation.gain,
         MINIMUM_GAIN,
         f"From {first} on nothing separates the classes further: over the {len(later)} blocks "
-        f"that follow, D changes by {_interval(change.separation)} and the Fisher ratio by "
-        f"{_interval(change.fisher, -1)}; {_sure(sure)} that none of them gains "
+        f"that follow, the separation changes by {_interval(change.separation)} and the Fisher "
+        f"ratio by {_interval(change.fisher, -1)}; {_sure(sure)} that none of them gains "
         f"{100 * MINIMUM_GAIN:.0f} %. Depth beyond {first} bought nothing.",
         f"Try a network that ends after {first}, or spend its parameters on width.",
     )
@@ -147,8 +148,8 @@ def _idle_finding(idle: Sequence[tuple[str, _Change]]) -> Finding:
         tuple(layer for layer, _ in idle),
         change.separation.gain,
         MINIMUM_GAIN,
-        f"{lead}: it changes D by {_interval(change.separation)} and the Fisher ratio by "
-        f"{_interval(change.fisher, -1)}; {_sure(sure)} that it gains less than "
+        f"{lead}: it changes the separation by {_interval(change.separation)} and the Fisher "
+        f"ratio by {_interval(change.fisher, -1)}; {_sure(sure)} that it gains less than "
         f"{100 * MINIMUM_GAIN:.0f} %.",
         "Try the network without it; if the accuracy stays, it was not needed."
         if len(idle) == 1
@@ -161,7 +162,7 @@ def _sure(probability: float) -> str:
 
 
 def _interval(gain: Gain, sign: int = 1) -> str:
-    """Change of a measure in per cent; a gain in D is a fall."""
+    """Change of a measure in per cent; a gain in separation is a fall."""
     low, high = sorted(-sign * (gain.gain + side * 1.96 * gain.error) for side in (-1, 1))
     return (
         f"{100 * math.expm1(-sign * gain.gain):+.0f} % "
