@@ -12,6 +12,7 @@ from lightning_depth.layers._outputs import (
 )
 from lightning_depth.layers._select import layer_parameters, select_layers
 from lightning_depth.layers._tree import unwrap
+from lightning_depth.layers._weights import is_scale, is_weight, weight_parameters
 
 __all__ = [
     "ExecutionRecorder",
@@ -21,11 +22,14 @@ __all__ = [
     "clean_name",
     "is_channels_last",
     "is_compiled",
+    "is_scale",
     "is_sequence",
     "is_time_first",
+    "is_weight",
     "layer_parameters",
     "main_tensor",
     "order_by_execution",
     "select_layers",
     "unwrap",
+    "weight_parameters",
 ]
