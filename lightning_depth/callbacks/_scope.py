@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
 from lightning_depth.callbacks._clipping import Clipping, norm_after
 from lightning_depth.callbacks._flow import Flow, read_flow
 from lightning_depth.callbacks._gradients import GradientTable
+from lightning_depth.callbacks._missing import judge_run
 from lightning_depth.callbacks._norms import HostNorms, Norms
 from lightning_depth.callbacks._output_gradients import OutputGradients
-from lightning_depth.callbacks._reading import Column, ratio
+from lightning_depth.callbacks._presence import Presence
+from lightning_depth.callbacks._reading import Column, Reading, ratio
+from lightning_depth.callbacks._through_time import PROFILE, ThroughTime
 from lightning_depth.callbacks._updates import StepWatcher
+from lightning_depth.findings import Finding
 
 __all__ = ["Counts", "Record", "Scope"]
 
@@ -49,6 +55,14 @@ class Counts:
     """Of the last complete record."""
     weights: list[float] | None = None
     """Norms of the weights when they were last read, parameter by parameter."""
+    lost_in_time: float = 0.0
+    """Largest fall of the gradient through time, in powers of ten."""
+    presence: Presence = field(default_factory=Presence)
+
+    def __post_init__(self) -> None:
+        """Take plain containers, as a checkpoint has them."""
+        if isinstance(self.presence, dict):
+            self.presence = Presence(**self.presence)
 
     @property
     def update_to_weight(self) -> float:
@@ -132,6 +146,8 @@ class Scope:
         scaler: GradScaler of the run, if there is one.
         outputs: Records the gradients of the layers' outputs, if they are asked for.
         siblings: How many optimizers the run has.
+        executed: Layers that are known to have run at the first step.
+        time: Records the gradients through time, if there may be any.
     """
 
     place: int
@@ -144,7 +160,15 @@ class Scope:
     scaler: Any = None
     outputs: OutputGradients | None = None
     siblings: int = 1
+    executed: frozenset[str] = frozenset()
+    time: ThroughTime | None = None
     record: Record | None = field(default=None, init=False)
+    reading: Reading | None = field(default=None, init=False)
+    """The last one."""
+    profiles: dict[str, list[float]] = field(default_factory=dict, init=False)
+    """What the last measurement says of each module that runs over time."""
+    pending: list[tuple[str, Parameter]] = field(default_factory=list, init=False)
+    """Parameters that never had a gradient, which are looked at between measurements too."""
 
     @property
     def key(self) -> str:
@@ -162,6 +186,10 @@ class Scope:
         earlier, taken = Norms(self.table.device), self.watcher.take()
         start = len(earlier.absorb(taken)) if taken is not None else 0
         numels: dict[str, int] = {}
+        timed: list[str] = []
+        if self.time is not None:
+            timed, profiles = self.time.take(self.table.device, self.table.names)
+            earlier.absorb(profiles)
         if self.outputs is not None:
             norms, numels = self.outputs.take(self.table.device, self.table.layers.names)
             earlier.absorb(norms)
@@ -179,9 +207,15 @@ class Scope:
         if not reuse:
             self.counts.weights = self.table.last_weights
         completed = self.complete(reading.earlier[range(start)])
+        ends = [start, *(start + (place + 1) * PROFILE for place in range(len(timed)))]
+        self.profiles = {
+            name: reading.earlier[range(begin, end)].values.tolist()
+            for name, (begin, end) in zip(timed, pairwise(ends), strict=True)
+        }
         if self.outputs is not None:
-            outputs = reading.earlier[range(start, len(reading.earlier))]
+            outputs = reading.earlier[range(ends[-1], len(reading.earlier))]
             reading = self.table.with_outputs(reading, self.outputs.names, outputs, numels)
+        self.reading = reading
         skipped = self.scaler is not None and not math.isfinite(reading.norm)
         self.counts.measured += 1
         self.counts.skipped += skipped
@@ -189,7 +223,7 @@ class Scope:
             place=self.place,
             step=step,
             epoch=trainer.current_epoch,
-            flow=read_flow(reading),
+            flow=read_flow(reading, self.counts.presence.unsteady()),
             skipped=skipped,
             clipped_norm=norm_after(self.clipping, reading.norm, self.limit, None),
             clipped_fraction=math.nan,
@@ -198,6 +232,28 @@ class Scope:
         if not skipped:
             self.watcher.watch(optimizer, clipped=self.clipping is Clipping.OTHER)
         return self.record, completed
+
+    def wait(self) -> None:
+        """Look at every step at what never had a gradient, where that takes no other rank."""
+        never = () if self.table.is_sharded else self.counts.presence.never(1)
+        self.pending = self.table.find(never) if never else []
+
+    def look(self) -> None:
+        """Note which of the parameters that never had a gradient have one now."""
+        for name, parameter in self.pending:
+            if parameter.requires_grad:
+                self.counts.presence.look(name, given=parameter.grad is not None)
+        self.pending = [(name, p) for name, p in self.pending if p.grad is None]
+
+    def conclude(self, patience: int) -> list[Finding]:
+        """Return what the whole run says of parameters without a gradient.
+
+        Args:
+            patience: Measurements that are needed at least.
+        """
+        if self.reading is None:
+            return []
+        return judge_run(self.counts.presence, self.reading, patience)
 
     def finish(self, *, collective: bool) -> Record | None:
         """Complete the last record now, in a copy of its own.

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
 from lightning_depth.callbacks._clipping import read_clipping
-from lightning_depth.callbacks._gradient_report import confirm, scalars_of
+from lightning_depth.callbacks._gradient_report import TIME, confirm, scalars_of
 from lightning_depth.callbacks._gradients import GradientTable
 from lightning_depth.callbacks._heatmap import draw_heatmap
 from lightning_depth.callbacks._history import History
@@ -30,6 +30,7 @@ from lightning_depth.callbacks._scope import Counts, Record, Scope
 from lightning_depth.callbacks._sharding import read_sharding
 from lightning_depth.callbacks._sources import HIDDEN, Source, choose_source
 from lightning_depth.callbacks._streaks import Streaks
+from lightning_depth.callbacks._through_time import ThroughTime
 from lightning_depth.callbacks._updates import StepWatcher
 from lightning_depth.errors import check_choice, check_count
 from lightning_depth.findings import Finding, FindingKind
@@ -66,6 +67,7 @@ _FORGOTTEN: dict[str, Any] = {
     "_layers": None,
     "_order": None,
     "_outputs": None,
+    "_time": None,
     "_source": None,
 }
 
@@ -78,7 +80,10 @@ class GradientFlowMonitor(DepthCallback):
     for the whole network the norm before and after clipping and the factor by which the ratio
     shrinks with every layer toward the input (Glorot and Bengio 2010). Findings are VANISHING,
     EXPLODING, NON_FINITE and NO_GRADIENT, each after it has lasted; a gradient that explodes at
-    the very first step tells of the initialisation, which need not last.
+    the very first step tells of the initialisation, which need not last. NO_GRADIENT is said of
+    parameters that had none in the whole run, sooner where they are cut off from the loss; what
+    takes turns, or begins at zero by design, is no fault. Of recurrent layers VANISHING says how
+    much of the gradient is lost through time.
 
     The first ``patience + 1`` steps are always measured, because a network that cannot pass a
     gradient shows it at its initialisation and may hide it later. With several optimizers each is
@@ -147,8 +152,11 @@ class GradientFlowMonitor(DepthCallback):
         self._due: dict[int, int] = {}
         self._layers: list[Layer] | None = None
         self._order: ExecutionOrder | None = None
+        self._executed: frozenset[str] = frozenset()
+        self._time: ThroughTime | None = None
         self._outputs: OutputGradients | None = None
         self._scopes: dict[int, Scope] = {}
+        self._waiting: dict[int, Scope] = {}
         self._source: Source | None = None
         self._missed = 0
         self._latest: dict[int, Callable[[], dict[str, float]]] = {}
@@ -158,7 +166,7 @@ class GradientFlowMonitor(DepthCallback):
         """Leave the model's parameters out of copies."""
         self._finish_records()
         tied: dict[str, Any] = {"_due": {}, "_scopes": {}, "_watched": [], "_latest": {}}
-        return {**super().__getstate__(), **tied, **_FORGOTTEN}
+        return {**super().__getstate__(), **tied, **_FORGOTTEN, "_waiting": {}}
 
     @property
     def totals(self) -> dict[str, list[Any]]:
@@ -202,14 +210,23 @@ class GradientFlowMonitor(DepthCallback):
         super().on_train_start(trainer, pl_module)
         if self._layers is not None and self._source is not None:
             self._order = ExecutionOrder(pl_module, self._layers)
+            if trainer.world_size == 1:  # ranks see sequences of their own
+                self._time = ThroughTime(pl_module)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Watch the outputs of the layers, at steps that are due and where that is asked for."""
+        """Watch what runs over time, and the outputs of layers if asked for, at due steps."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        if self._outputs is not None and step_of(trainer) >= min(self._due.values(), default=0):
-            self._outputs.attach()
+        if self._time is not None and not self._time.watches:
+            self._time = None
+        if self._time is None and self._outputs is None:
+            return
+        if step_of(trainer) >= min(self._due.values(), default=0):
+            if self._outputs is not None:
+                self._outputs.attach()
+            if self._time is not None:
+                self._time.attach()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -218,6 +235,8 @@ class GradientFlowMonitor(DepthCallback):
         step = step_of(trainer)
         if step >= self._due.get(id(optimizer), 0):
             self._measure(trainer, pl_module, optimizer, step)
+        elif scope := self._waiting.get(id(optimizer)):
+            scope.look()
 
     def on_train_batch_end(
         self,
@@ -233,11 +252,21 @@ class GradientFlowMonitor(DepthCallback):
             self._watched.pop().release()
             if self._outputs is not None:
                 self._outputs.release()
+            if self._time is not None:
+                self._time.release()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Read what the last measured steps changed, while every rank is here to take part."""
+        """Read what the last measured steps changed, while every rank is here to take part.
+
+        What had no gradient in the whole run has none at all.
+        """
         super().on_train_end(trainer, pl_module)
         self._finish_records(collective=True)
+        for scope in self._scopes.values():
+            for finding in scope.conclude(self.patience):
+                self._add_finding(trainer, finding)
+        for finding in self._streaks.finish(TIME):
+            self._add_finding(trainer, finding)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the last scalars of the epoch, which other callbacks may monitor, and a figure."""
@@ -283,8 +312,12 @@ class GradientFlowMonitor(DepthCallback):
         record, completed = records
         self._watched.append(scope.watcher)
         self._keep_record(completed)
-        for finding in confirm(self._streaks, scope, record):
+        for finding in confirm(self._streaks, scope, record, self.patience):
             self._add_finding(trainer, finding)
+        scope.wait()
+        self._waiting.pop(id(optimizer), None)
+        if scope.pending:
+            self._waiting[id(optimizer)] = scope
         self._latest[scope.place] = partial(scalars_of, scope, record, log_layers=self.log_layers)
         if writes_row(trainer, step):
             self._log(pl_module, self._scalars())
@@ -301,6 +334,7 @@ class GradientFlowMonitor(DepthCallback):
             self._keep_record(known_scope.finish(collective=True))
             known_scope.watcher.release()
         if self._order is not None:
+            self._executed = self._order.executed
             self._layers, self._order = self._order.finish(), None
         known = [getattr(other, "optimizer", other) for other in trainer.optimizers]
         place = next((i for i, other in enumerate(known) if other is optimizer), len(self._scopes))
@@ -317,6 +351,8 @@ class GradientFlowMonitor(DepthCallback):
         )
         counts = self._counts.setdefault(place, Counts())
         table.last_weights = counts.weights
+        if known_scope is not None:
+            counts.presence.meet(table.names_beside(known_scope.table))
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self._scopes[id(optimizer)] = scope = Scope(
             place,
@@ -329,6 +365,8 @@ class GradientFlowMonitor(DepthCallback):
             scaler=scaler if scaler is not None and scaler.is_enabled() else None,
             outputs=self._outputs,
             siblings=max(len(known), 1),
+            executed=self._executed,
+            time=self._time,
         )
         return scope
 
@@ -367,6 +405,8 @@ class GradientFlowMonitor(DepthCallback):
             self._order.release()
         if self._outputs is not None:
             self._outputs.release()
+        if self._time is not None:
+            self._time.release()
         for scope in self._scopes.values():
             scope.watcher.release()
         self._start_watching()
