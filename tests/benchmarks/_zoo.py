@@ -22,8 +22,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_depth.networks import build_convnet, build_mlp
 from tests.benchmarks._zoo_modules import DCGAN, Digit, MoCo
 from tests.benchmarks._zoo_nets import (
+    Dropped,
     GatedBlock,
     PreNormBlock,
+    Routed,
     RowLSTM,
     RowTransformer,
     SideBlock,
@@ -91,6 +93,16 @@ def _layer_scale() -> nn.Module:
     return block_stack([GatedBlock(48, torch.full((48,), 1e-4)) for _ in range(12)])
 
 
+def _small_scale(size: float) -> nn.Module:
+    return block_stack([GatedBlock(48, torch.full((48,), size)) for _ in range(12)])
+
+
+def _zero_head() -> nn.Module:
+    net = dense_stack(nn.GELU, 3)
+    nn.init.zeros_(list(net.modules())[-1].weight)
+    return net
+
+
 def _side_branches() -> nn.Module:
     """Gates of 1 to 10^-4, in no order of depth."""
     decades = (-4, 0, -2, -3, -1, -4, -1, -3, 0, -2)
@@ -135,6 +147,10 @@ def classifiers() -> list[Case]:
         _digit("rezero-12", _rezero),
         _digit("layer-scale-12", _layer_scale),
         _digit("side-branches-10", _side_branches),
+        _digit("layer-drop-8", lambda: Dropped(48, 8)),
+        _digit("routed-experts", lambda: Routed(48)),
+        _digit("layer-scale-1e-6", lambda: _small_scale(1e-6)),
+        _digit("zero-head", _zero_head),
         _digit("solved-mlp-4", lambda: dense_stack(nn.ReLU, 4), epochs=150, learning_rate=2e-3),
     ]
 
