@@ -84,6 +84,8 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         criterion: Rule that takes the place of ``patience``: ``GL``, ``PQ``, ``UP`` or several of
             them combined.
         on_finding: What happens with the verdict on how training ended, see the other callbacks.
+        figures: Whether figures are logged, or written where no logger takes them: at most one an
+            epoch and for at most a hundredth of the time, and one at the end.
 
     Raises:
         ConfigurationError: An argument cannot be used as given.
@@ -117,6 +119,7 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         every_n_steps: int | None = None,
         criterion: StoppingCriterion | None = None,
         on_finding: OnFinding = "warn",
+        figures: bool = True,
     ) -> None:
         LightningEarlyStopping.__init__(
             self,
@@ -132,7 +135,9 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
             check_on_train_epoch_end=check_on_train_epoch_end,
             log_rank_zero_only=log_rank_zero_only,
         )
-        DepthCallback.__init__(self, prefix="early_stopping", on_finding=on_finding)
+        DepthCallback.__init__(
+            self, prefix="early_stopping", on_finding=on_finding, figures=figures
+        )
         if not isinstance(restore_best_weights, bool):
             check_choice("restore_best_weights", restore_best_weights, ("device", "cpu", "disk"))
         if criterion is not None and not isinstance(criterion, StoppingCriterion):

@@ -105,6 +105,8 @@ class GradientFlowMonitor(DepthCallback):
             measures the gradient of the loss with respect to each layer's output, by hooks at
             measured steps, and judges that.
         prefix: First part of every logged key.
+        figures: Whether figures are logged, or written where no logger takes them: at most one an
+            epoch and for at most a hundredth of the time, and one at the end.
 
     Example:
         >>> monitor = GradientFlowMonitor(every_n_steps=1)
@@ -125,8 +127,9 @@ class GradientFlowMonitor(DepthCallback):
         update_ratio: bool = True,
         signal: Literal["weights", "activations"] = "weights",
         prefix: str = "grad_flow",
+        figures: bool = True,
     ) -> None:
-        super().__init__(prefix, on_finding, History(_LAYER_COLUMNS))
+        super().__init__(prefix, on_finding, History(_LAYER_COLUMNS), figures=figures)
         if every_n_steps is not None:
             check_count("every_n_steps", every_n_steps)
         self.granularity = granularity
