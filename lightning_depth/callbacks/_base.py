@@ -23,15 +23,14 @@ from lightning_depth.callbacks._actions import (
 from lightning_depth.callbacks._figure_pace import FigurePace
 from lightning_depth.callbacks._handover import Handover
 from lightning_depth.callbacks._history import History
+from lightning_depth.callbacks._loggers import send_figure, takes_figures
 from lightning_depth.callbacks._logging import (
     can_draw,
     is_quiet,
     log_scalars,
     run_folder,
     say,
-    send_figure,
     survive_full_disk,
-    takes_figures,
 )
 from lightning_depth.callbacks._verdict import verdict_box, write_findings
 from lightning_depth.errors import MisuseError, invalid
