@@ -32,6 +32,7 @@ from lightning_depth.callbacks._logging import (
     say,
     survive_full_disk,
 )
+from lightning_depth.callbacks._showing import Shown
 from lightning_depth.callbacks._verdict import verdict_box, write_findings
 from lightning_depth.errors import MisuseError, invalid
 from lightning_depth.findings import Finding, rank_findings
@@ -45,7 +46,7 @@ __all__ = ["DepthCallback", "FindingError", "FindingWarning", "OnFinding"]
 _STATE_KEY = "lightning_depth"
 
 
-class DepthCallback(pl.Callback):
+class DepthCallback(Shown, pl.Callback):
     """Base of the package's callbacks.
 
     A subclass measures in its own hooks, calls ``super()`` in those that it overrides, and may

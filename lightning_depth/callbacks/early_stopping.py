@@ -5,6 +5,7 @@ A subclass of Lightning's: whoever changes only the import line sees no other di
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import sys
@@ -379,6 +380,10 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         """Tell the Trainer to stop, not before it would: what it is told it does not forget."""
         if self._wants_stop and may_stop(trainer):
             trainer.should_stop = True
+
+    def _option(self, parameter: inspect.Parameter) -> Any:
+        value = super()._option(parameter)
+        return abs(value) if parameter.name == "min_delta" else value  # kept with the mode's sign
 
     def _extra_state(self) -> dict[str, Any]:
         return {
