@@ -198,6 +198,7 @@ class DepthCallback(Shown, pl.Callback):
         """Clean up and tell what was found: Lightning calls no other hook after an exception."""
         self._close(trainer)
         if trainer.is_global_zero and not is_quiet(trainer):
+            self._send_figures(trainer)
             self._tell_if_last(trainer, finished=False)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

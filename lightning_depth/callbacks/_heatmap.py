@@ -168,7 +168,8 @@ def _relative(table: Table, values: Array) -> Array:
         known = values[places]
         known = known[np.isfinite(known) & (known > 0)]
         medians[places] = np.median(known) if len(known) else 1.0
-    return values / medians
+    ratios: Array = values / medians
+    return ratios
 
 
 def _scale(column: str, grid: Array) -> _Scale:
@@ -181,11 +182,8 @@ def _scale(column: str, grid: Array) -> _Scale:
 
 
 def _fill(axes: Axes, grid: Array, steps: Sequence[int], scale: _Scale, label: str) -> None:
-    shown = np.ma.masked_invalid(np.where(np.isinf(grid), np.sign(grid) * scale.high, grid))
-    extend = "neither"
-    if scale.norm == "log":
-        shown = np.ma.where(shown <= 0, scale.low, shown)  # a logarithm would leave zero empty
-        extend = "both"
+    shown = np.ma.masked_invalid(grid.clip(scale.low, scale.high))  # a logarithm loses zero
+    extend = "both" if scale.norm == "log" else "neither"
     rows = [place + 0.5 for place in range(len(grid) + 1)]
     looks: dict[str, Any] = {"norm": scale.norm, "cmap": scale.colors, "rasterized": True}
     mesh = axes.pcolormesh(_borders(steps), rows, shown, vmin=scale.low, vmax=scale.high, **looks)

@@ -185,6 +185,22 @@ def test_validation_outside_of_fit_sends_its_figure_at_once(
     assert steps == [0]
 
 
+def test_run_that_breaks_off_sends_the_figure_that_is_owed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(Toy):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if self.global_step == NUM_BATCHES + 3:
+                raise RuntimeError("out of luck")
+            return super().training_step(batch, batch_idx)
+
+    logger = TensorBoardLogger(tmp_path)
+    steps = _shown(monkeypatch, logger)
+    with pytest.raises(RuntimeError, match=r"^out of luck$"):
+        fit(Drawer(Clock(), 1.0), module=Broken(), logger=logger)
+    assert steps == [NUM_BATCHES + 2]
+
+
 @every_observer
 def test_every_observer_sends_one_figure_of_a_short_run(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
