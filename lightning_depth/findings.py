@@ -172,7 +172,10 @@ def rank_findings(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def render_verdict(
-    findings: Sequence[Finding], healthy: str = "Nothing was found.", width: int = 100
+    findings: Sequence[Finding],
+    healthy: str = "Nothing was found.",
+    width: int = 100,
+    notes: Sequence[str] = (),
 ) -> str:
     """Return the "Verdict / Why / Next" box as plain text.
 
@@ -180,6 +183,7 @@ def render_verdict(
         findings: What was found, in any order; at most five are shown.
         healthy: Sentence shown when there are none.
         width: Width of the box in characters.
+        notes: Further sentences, one a line or more, shown whatever was found.
 
     Returns:
         Lines of equal width with an ASCII frame, without a line break at the end.
@@ -201,6 +205,8 @@ def render_verdict(
         lines += textwrap.wrap(
             f"... and {len(ranked) - MAX_SHOWN} more, in findings.json and `.findings`.", inner
         )
+    for note in notes:
+        lines += _paragraph("- ", note, inner)
     top = f"+-- depth verdict {'-' * (width - 19)}+"
     return "\n".join([top, *(f"| {line:<{inner}} |" for line in lines), f"+{'-' * (width - 2)}+"])
 

@@ -9,6 +9,7 @@ import pytest
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
+os.environ["LIGHTNING_DEPTH_STRICT"] = "1"  # an error of a callback must not pass as a warning
 
 import torch
 

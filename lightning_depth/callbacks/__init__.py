@@ -7,6 +7,7 @@ verdict of all of them, and ``findings.json`` beside the logs holds the same.
 
 from lightning_depth.callbacks._actions import FindingError, FindingWarning
 from lightning_depth.callbacks._criteria import GL, PQ, UP, AllOf, AnyOf, StoppingCriterion
+from lightning_depth.callbacks._guard import ObserverWarning
 from lightning_depth.callbacks.activations import ActivationMonitor
 from lightning_depth.callbacks.early_stopping import EarlyStopping
 from lightning_depth.callbacks.gradient_flow import GradientFlowMonitor
@@ -33,6 +34,7 @@ __all__ = [
     "GradientFlowMonitor",
     "GradientSnapshot",
     "LayerSeparabilityProbe",
+    "ObserverWarning",
     "StoppingCriterion",
     "TrainingErrorMonitor",
     "measure_activations",

@@ -62,9 +62,19 @@ def check_on_finding(on_finding: OnFinding) -> OnFinding:
 def act_on(finding: Finding, on_finding: OnFinding, trainer: pl.Trainer) -> None:
     """Do what was asked for; findings that are merely worth knowing wait for the verdict.
 
+    An error that comes of it is one that the user asked for, and is marked as wanted.
+
     Raises:
         FindingError: The finding matters and ``on_finding`` is "raise".
     """
+    try:
+        _act(finding, on_finding, trainer)
+    except Exception as error:
+        error._is_wanted = True  # type: ignore[attr-defined] # read by the guard
+        raise
+
+
+def _act(finding: Finding, on_finding: OnFinding, trainer: pl.Trainer) -> None:
     if callable(on_finding):
         on_finding(finding)
         return

@@ -6,9 +6,10 @@ figure, and says at the end what it concludes; what becomes of these is decided 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
@@ -21,6 +22,13 @@ from lightning_depth.callbacks._actions import (
     check_on_finding,
 )
 from lightning_depth.callbacks._figure_pace import FigurePace
+from lightning_depth.callbacks._guard import (
+    STRICT,
+    Failure,
+    guard_hooks,
+    may_pass,
+    warn_of_failure,
+)
 from lightning_depth.callbacks._handover import Handover
 from lightning_depth.callbacks._history import History
 from lightning_depth.callbacks._loggers import send_figure, takes_figures
@@ -33,7 +41,7 @@ from lightning_depth.callbacks._logging import (
     survive_full_disk,
 )
 from lightning_depth.callbacks._showing import Shown
-from lightning_depth.callbacks._verdict import verdict_box, write_findings
+from lightning_depth.callbacks._verdict import HEALTHY, verdict_box, write_findings
 from lightning_depth.errors import MisuseError, invalid
 from lightning_depth.findings import Finding, rank_findings
 
@@ -44,6 +52,8 @@ if TYPE_CHECKING:
 __all__ = ["DepthCallback", "FindingError", "FindingWarning", "OnFinding"]
 
 _STATE_KEY = "lightning_depth"
+_MEETINGS = ("on_train_epoch_end", "on_validation_epoch_end", "on_train_end")
+"""Hooks that every rank reaches; a callback that one rank gave up all give up here at last."""
 
 
 class DepthCallback(Shown, pl.Callback):
@@ -52,6 +62,11 @@ class DepthCallback(Shown, pl.Callback):
     A subclass measures in its own hooks, calls ``super()`` in those that it overrides, and may
     override ``_conclude``, ``_summary``, ``_detach``, ``_extra_state``, ``_load_extra_state`` and
     ``_reset``.
+
+    An error in a hook of a subclass never ends the run: it is warned about once, the callback
+    detaches itself, and it measures nothing further in that run. What was asked for passes: an
+    error of ``on_finding="raise"`` or of a callable ``on_finding``, and a refused argument in
+    ``setup`` or ``on_fit_start``. With ``LIGHTNING_DEPTH_STRICT=1`` in the environment all pass.
 
     Args:
         prefix: First part of every logged key.
@@ -62,6 +77,14 @@ class DepthCallback(Shown, pl.Callback):
         figures: Whether figures are logged or written: at most one an epoch and for a hundredth
             of the time, and one at the end.
     """
+
+    _observes: ClassVar[bool] = True
+    """Whether the run would be the same without the callback; hooks of others are not guarded."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls._observes:
+            guard_hooks(cls)
 
     def __init__(
         self,
@@ -83,6 +106,10 @@ class DepthCallback(Shown, pl.Callback):
         self._pace = FigurePace()
         self._handover = Handover()
         self._ran = False
+        self._failure: Failure | None = None
+        self._retired = False
+        self._met = False
+        self._has_peers = False
 
     # What users read.
 
@@ -113,7 +140,17 @@ class DepthCallback(Shown, pl.Callback):
         return f"{type(self).__name__} took {len(self._history)} measurements."
 
     def _detach(self) -> None:
-        """Remove what was hung on modules; called after every run, however it ended."""
+        """Remove what was hung on modules; called after every run, however it ended.
+
+        It may be called at any moment and more than once, and must not wait for other ranks.
+        """
+
+    def _meets(self, trainer: pl.Trainer, hook: str) -> bool:
+        """Return whether the ranks wait for each other in a hook; the same on every rank.
+
+        Asked before the hook runs, also on a rank that measures no more.
+        """
+        return hook in _MEETINGS
 
     def _reset(self) -> None:
         """Forget an earlier run; called when a run begins from its first step."""
@@ -139,7 +176,12 @@ class DepthCallback(Shown, pl.Callback):
         epoch_end: bool = False,
     ) -> None:
         """Log scalars under the prefix, on every rank; ``epoch_end`` in hooks that end an epoch."""
-        if not is_quiet(pl_module.trainer):
+        trainer = pl_module.trainer
+        if is_quiet(trainer):
+            return
+        if epoch_end and not self._met and not self._agree(trainer):
+            return  # Lightning reduces what is logged at the end of an epoch
+        with self._guard(trainer, "logging"):
             prefixed = {f"{self._prefix}/{key}": value for key, value in scalars.items()}
             log_scalars(pl_module, prefixed, epoch_end=epoch_end)
 
@@ -156,12 +198,27 @@ class DepthCallback(Shown, pl.Callback):
         self._figures[key] = draw or self._draw
         self._owed.add(key)
         if trainer.state.fn != "fit" or self._pace.is_due(trainer.current_epoch):
-            self._send_figures(trainer)
+            with self._guard(trainer, "drawing a figure"):
+                self._send_figures(trainer)
 
     def _add_finding(self, trainer: pl.Trainer, finding: Finding) -> None:
         """Keep a finding, unless its kind is known of the same layers, and act on it."""
         if (kept := self._keep(finding)) is not None:
             act_on(kept, self._on_finding, trainer)
+
+    def _agree(self, trainer: pl.Trainer) -> bool:
+        """Return whether all ranks still measure; from now on none does where one gave up.
+
+        A collective. In a hook for which ``_meets`` is true every rank goes through exactly one,
+        and a hook that joins what the ranks measured calls it right before it does.
+        """
+        self._met = True
+        failed = self._failure is not None
+        if self._has_peers:
+            failed = trainer.strategy.reduce_boolean_decision(failed, all=False)
+        if failed and not self._retired:
+            self._retire(trainer)
+        return not failed
 
     # Hooks.
 
@@ -173,6 +230,8 @@ class DepthCallback(Shown, pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begin anew where the run begins at its first step."""
         self._ran = True
+        self._failure, self._retired = None, False
+        self._has_peers = trainer.world_size > 1
         self._handover.discard()
         if stage == "fit":
             self._pace.start()
@@ -183,27 +242,32 @@ class DepthCallback(Shown, pl.Callback):
         """Conclude; the last callback of the package tells the verdict of all."""
         if is_quiet(trainer):
             return
-        for finding in self._conclude(trainer):
-            kept = self._keep(finding)
-            if kept is not None and callable(self._on_finding):
-                self._on_finding(kept)
+        if self._agree(trainer):
+            with self._guard(trainer, "judging the run"):
+                self._conclude_all(trainer)
         if trainer.is_global_zero:
-            self._send_figures(trainer)
-            self._write_figures(trainer)
-            self._tell_if_last(trainer, finished=True)
+            with self._guard(trainer, "drawing a figure"):
+                self._send_figures(trainer)
+                self._write_figures(trainer)
+            with self._guard(trainer, "telling the verdict"):
+                self._tell_if_last(trainer, finished=True)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Clean up and tell what was found: Lightning calls no other hook after an exception."""
-        self._close(trainer)
+        with self._guard(trainer, "removing its hooks"):
+            self._close(trainer)
         if trainer.is_global_zero and not is_quiet(trainer):
-            self._send_figures(trainer)
-            self._tell_if_last(trainer, finished=False)
+            with self._guard(trainer, "drawing a figure"):
+                self._send_figures(trainer)
+            with self._guard(trainer, "telling the verdict"):
+                self._tell_if_last(trainer, finished=False)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave nothing behind on the modules."""
-        self._close(trainer)
+        with self._guard(trainer, "removing its hooks"):
+            self._close(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that was measured and found, as plain containers and tensors."""
@@ -226,6 +290,61 @@ class DepthCallback(Shown, pl.Callback):
         return {**state, "_figures": {}, "_owed": set(), "_pace": FigurePace()}
 
     # Inside.
+
+    def _begin_meeting(self, trainer: pl.Trainer, hook: str) -> bool:
+        """Return whether the ranks meet in a hook that is about to run."""
+        self._met = False
+        return self._meets(trainer, hook)
+
+    @contextmanager
+    def _guard(self, trainer: pl.Trainer | None, what: str) -> Iterator[None]:
+        """Warn of an error instead of raising it, once, and stop measuring."""
+        try:
+            yield
+        except Exception as error:
+            self._catch(trainer, error, what)
+
+    def _catch(
+        self, trainer: pl.Trainer | None, error: Exception, what: str, *, refuses: bool = False
+    ) -> None:
+        """Stop measuring because of an error, or raise it where it is wanted."""
+        if may_pass(error, refuses=refuses):
+            raise error
+        if self._failure is None:
+            step = trainer.global_step if trainer is not None else None
+            self._fail(trainer, Failure.of(error, what, step))
+
+    def _fail(self, trainer: pl.Trainer | None, failure: Failure) -> None:
+        """Stop measuring on this rank; where there are others, they hear of it when they meet."""
+        self._failure = failure
+        after = "Training goes on without it" if self._observes else "Training goes on"
+        warn_of_failure(
+            f"{type(self).__name__} {failure.sentence}. {after}; set {STRICT}=1 in the environment "
+            "to make this an error."
+        )
+        if self._has_peers:
+            self._let_go(trainer)
+        else:
+            self._retire(trainer)
+
+    def _retire(self, trainer: pl.Trainer | None) -> None:
+        """Stop measuring for the rest of the run."""
+        self._retired = True
+        if self._failure is None:
+            step = trainer.global_step if trainer else None
+            self._failure = Failure("measuring", "an error on another process", step)
+        self._let_go(trainer)
+
+    def _let_go(self, trainer: pl.Trainer | None) -> None:
+        if self._observes:
+            with self._guard(trainer, "removing its hooks"):
+                self._detach()
+
+    def _conclude_all(self, trainer: pl.Trainer) -> None:
+        for finding in self._conclude(trainer):
+            kept = self._keep(finding)
+            if kept is not None and callable(self._on_finding):
+                act_on(kept, self._on_finding, trainer)
 
     def _depth_state(self) -> dict[str, Any]:
         return {
@@ -273,7 +392,7 @@ class DepthCallback(Shown, pl.Callback):
                 draw().savefig(path)
 
     def _tell_if_last(self, trainer: pl.Trainer, *, finished: bool) -> None:
-        """Print one box for all callbacks of the package and write one file.
+        """Write one file and print one box for all callbacks of the package.
 
         A run that broke off is never called healthy: it is told only what was found.
         """
@@ -281,12 +400,20 @@ class DepthCallback(Shown, pl.Callback):
         if watchers[-1] is not self:
             return
         findings = [finding for watcher in watchers for finding in watcher._found]
-        healthy = _healthy_sentence(watchers) if finished else ""
-        if findings or healthy:
-            say(verdict_box(findings, healthy))
         if (findings or finished) and (folder := run_folder(trainer)) is not None:
             with survive_full_disk(folder / "findings.json"):
                 write_findings(folder, findings)
+        notes = [note for watcher in watchers if (note := watcher._note())] if finished else []
+        if findings or notes:
+            measured = any(len(watcher._history) for watcher in watchers)
+            say(verdict_box(findings, notes, healthy=HEALTHY if measured else ""))
+
+    def _note(self) -> str:
+        """What the box says of this callback beside its findings."""
+        if self._failure is None:
+            with self._guard(None, "summing up"):
+                return self._summary()
+        return f"{type(self).__name__} {self._failure.sentence}." if self._failure else ""
 
     def _close(self, trainer: pl.Trainer) -> None:
         self._detach()
@@ -305,14 +432,9 @@ class DepthCallback(Shown, pl.Callback):
             )
 
 
+guard_hooks(DepthCallback)
+
+
 def _watchers(trainer: pl.Trainer) -> list[DepthCallback]:
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
     return [callback for callback in callbacks if isinstance(callback, DepthCallback)]
-
-
-def _healthy_sentence(watchers: list[DepthCallback]) -> str:
-    """What is said where nothing was found; empty where there was nothing to look at."""
-    summaries = [summary for watcher in watchers if (summary := watcher._summary())]
-    measured = any(len(watcher._history) for watcher in watchers)
-    opening = "No problem of depth was found in what was measured." if measured else ""
-    return " ".join([opening, *summaries]).strip()

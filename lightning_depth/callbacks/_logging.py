@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from html import escape
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -18,6 +21,7 @@ __all__ = [
     "can_draw",
     "is_quiet",
     "log_scalars",
+    "notebook_display",
     "run_folder",
     "say",
     "survive_full_disk",
@@ -33,9 +37,27 @@ def is_quiet(trainer: pl.Trainer) -> bool:
 def say(text: str) -> None:
     """Print text without tearing a progress bar.
 
-    tqdm clears its bars first; Rich stands in for standard output while its display is live.
+    tqdm clears its bars first; Rich stands in for standard output while its display is live. In a
+    notebook the text becomes an output of its own: there, several lines printed through both of
+    them end in a RecursionError.
     """
-    tqdm.write(text)
+    if (display := notebook_display()) is not None:
+        html = f"<pre style='white-space: pre'>{escape(text)}</pre>"
+        display({"text/plain": text, "text/html": html}, raw=True)
+        return
+    try:
+        tqdm.write(text)
+    except UnicodeEncodeError:  # a terminal or a log that knows ASCII only
+        tqdm.write(text.encode("ascii", "replace").decode())
+
+
+def notebook_display() -> Callable[..., Any] | None:
+    """Return IPython's ``display`` where a notebook runs the code, None elsewhere."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if not hasattr(shell, "kernel"):
+        return None
+    return sys.modules["IPython.display"].display  # type: ignore[no-any-return]
 
 
 def log_scalars(

@@ -11,21 +11,23 @@ from typing import Any
 
 from lightning_depth.findings import Finding, rank_findings, render_verdict
 
-__all__ = ["verdict_box", "write_findings"]
+__all__ = ["HEALTHY", "verdict_box", "write_findings"]
 
+HEALTHY = "No problem of depth was found in what was measured."
 _NARROWEST, _WIDEST = 40, 100
 
 
-def verdict_box(findings: Sequence[Finding], healthy: str) -> str:
+def verdict_box(findings: Sequence[Finding], notes: Sequence[str], healthy: str) -> str:
     """Return the box for all findings of a run, as wide as the terminal.
 
     Args:
         findings: What all callbacks of the run found.
+        notes: What each callback has to say beside its findings.
         healthy: What to say where nothing was found.
     """
     columns = shutil.get_terminal_size().columns
     width = max(_NARROWEST, min(_WIDEST, columns))
-    return render_verdict(findings, healthy=healthy, width=width)
+    return render_verdict(findings, healthy=healthy, width=width, notes=notes)
 
 
 def write_findings(folder: Path, findings: Sequence[Finding]) -> None:

@@ -195,6 +195,11 @@ class ActivationMonitor(DepthCallback):
         self._latest = []
         self._log_figure(trainer)
 
+    def _meets(self, trainer: pl.Trainer, hook: str) -> bool:
+        """The ranks also meet at the end of each measured step."""
+        measured = hook == "on_train_batch_end" and step_of(trainer) >= self._due
+        return measured or super()._meets(trainer, hook)
+
     def _take(self) -> None:
         if self._recorder is not None and self._recorder.is_attached:
             self._activity = self._recorder.detach()
@@ -207,6 +212,8 @@ class ActivationMonitor(DepthCallback):
         self._measured += 1
         if not self._ordered:
             self._layers, self._ordered = order_by_execution(self._layers, activity.executed), True
+        if not self._agree(trainer):
+            return
         brought = bring(activity, ranks=trainer.world_size)
         self._window.add(brought)
         layers = read_layers(self._layers, brought, self._window, self.tau)

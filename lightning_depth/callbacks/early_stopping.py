@@ -97,6 +97,7 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         "EarlyStopping{'monitor': 'val_loss', 'mode': 'min'}"
     """
 
+    _observes = False  # it stops runs and restores weights: its errors are wanted
     _judges_ending = True  # the training monitor then leaves the verdict to this callback
 
     def __init__(

@@ -226,7 +226,8 @@ class LayerSeparabilityProbe(DepthCallback):
         if self._collector is not None:
             collector = self._collector
             self._detach()
-            self._measure(trainer, pl_module, collector)
+            if self._agree(trainer):
+                self._measure(trainer, pl_module, collector)
 
     # What the base asks for.
 

@@ -156,6 +156,8 @@ class TrainingErrorMonitor(DepthCallback):
         """
         if (trainer.current_epoch + 1) % self.every_n_epochs or self._share is None:
             return
+        if not self._agree(trainer):
+            return
         error, loss, num_samples = self._measure(trainer, pl_module)
         self._history.append(
             epoch=trainer.current_epoch,

@@ -210,7 +210,7 @@ def test_text_does_not_tear_a_progress_bar(
     assert "DEAD: Half the units are dead. Lower the learning rate." in lines
     box = [line for line in lines if line[:1] in ("+", "|")]
     assert box[1].startswith("| 1. Verdict: DEAD (warning) in net.1")
-    assert [len(line) for line in box] == [80] * 5
+    assert [len(line) for line in box] == [80] * 6
 
 
 @pytest.mark.parametrize(("columns", "width"), [("20", 40), ("72", 72), ("300", 100)])
