@@ -93,6 +93,8 @@ class GradientFlowMonitor(DepthCallback):
             measures the gradient of the loss with respect to each layer's output, by hooks at
             measured steps, and judges that.
         prefix: First part of every logged key.
+        figures: Whether figures are logged, or written where no logger takes them: at most one an
+            epoch and for at most a hundredth of the time, and one at the end.
 
     Example:
         >>> monitor = GradientFlowMonitor(every_n_steps=1)
@@ -114,8 +116,9 @@ class GradientFlowMonitor(DepthCallback):
         update_ratio: bool = True,
         signal: Literal["weights", "activations"] = "weights",
         prefix: str = "grad_flow",
+        figures: bool = True,
     ) -> None:
-        super().__init__(prefix, on_finding, History(LAYER_COLUMNS))
+        super().__init__(prefix, on_finding, History(LAYER_COLUMNS), figures=figures)
         if every_n_steps is not None:
             check_count("every_n_steps", every_n_steps)
         self.granularity = granularity
@@ -166,7 +169,7 @@ class GradientFlowMonitor(DepthCallback):
         return super().history
 
     def plot(self) -> tuple[Figure, Axes]:
-        """Draw by depth and step what the findings are about.
+        """Draw by depth and step what the findings are about, over the median of each step.
 
         That is the ratio of gradient to weight, or with ``signal="activations"`` the gradient of
         the loss with respect to the layers' outputs.
@@ -177,10 +180,11 @@ class GradientFlowMonitor(DepthCallback):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        column, label = ("grad_to_weight", "gradient RMS / weight RMS")
+        column, label = "grad_to_weight", "gradient RMS / weight RMS"
         if self.signal == "activations":
-            column, label = ("output_grad_rms", "RMS of the gradient of the layer's output")
-        return draw_heatmap(self.history, column, "Gradient flow by depth", label)
+            column, label = "output_grad_rms", "RMS of the gradient of the layer's output"
+        label = f"{label}, over the step's median"
+        return draw_heatmap(self.history, column, "Gradient flow by depth", label, relative=True)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the layers, so that a pattern that matches nothing is told before training."""
