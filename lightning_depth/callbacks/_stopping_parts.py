@@ -205,8 +205,10 @@ def conclude(
     for callback in callbacks:
         if isinstance(callback, TrainingErrorMonitor):
             rate = mode == "max" or is_rate(monitor)
-            training = match_epochs(callback.history, epochs, "error" if rate else "loss")
-            chance = callback.chance_error if rate else callback.chance_loss
+            column = callback.twin_of(monitor)
+            found = column and match_epochs(callback.history, epochs, column)
+            training = as_errors(found, mode) if found else training
+            chance = (callback.chance_error if rate else callback.chance_loss) if found else None
     return find_ending(monitor, epochs, validation, training, chance=chance, stopped=stopped)
 
 
