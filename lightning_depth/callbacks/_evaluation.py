@@ -97,6 +97,7 @@ def untouched(
     try:
         with (
             _nothing_gets_out(trainer, pl_module),
+            _wrapper_as_is(trainer.model),
             isolate_rng(include_cuda=on_cuda),
             torch.no_grad(),
             torch.compiler.set_stance("force_eager"),  # other shapes would compile it again
@@ -373,6 +374,15 @@ def _as_loader(real: Any, batches: Any) -> Any:
     if isinstance(given, Mapping):
         return _Combined(dict.fromkeys(list(given)[:1], loader))
     return _Combined([loader] if isinstance(given, list) else loader)
+
+
+@contextlib.contextmanager
+def _wrapper_as_is(model: Any) -> Iterator[None]:
+    """DDP notes a pass without gradients, and then leaves out its next broadcast of buffers."""
+    name = "require_forward_param_sync"
+    kept = {name: getattr(model, name)} if hasattr(model, name) else {}
+    with replaced(model, **kept):
+        yield
 
 
 @contextlib.contextmanager

@@ -361,7 +361,8 @@ class TrainingErrorMonitor(DepthCallback):
         """Return what validation found in this epoch, without having anything computed for it."""
         found: Mapping[str, Any] = trainer._logger_connector._callback_metrics
         pairs = ((key, self.twin_of(key)) for key in found)
-        return {f"val/{column}": float(found[key]) for key, column in pairs if column is not None}
+        read = {f"val/{column}": float(found[key]) for key, column in pairs if column is not None}
+        return trainer.strategy.broadcast(read)  # a rank's own where the step says nothing of ranks
 
     def _look_for_gap(
         self,
