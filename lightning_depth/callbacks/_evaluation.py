@@ -16,7 +16,7 @@ import math
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -30,6 +30,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import nn
 
 from lightning_depth.callbacks._memory import Memory, replaced
+from lightning_depth.callbacks._training_samples import Batches
 from lightning_depth.errors import LightningDepthError
 
 __all__ = [
@@ -117,7 +118,7 @@ def untouched(
 def evaluate(
     trainer: pl.Trainer,
     pl_module: pl.LightningModule,
-    batches: Sized,
+    batches: Batches,
     *,
     step: Callable[..., Any] | None = None,
     batch_statistics: Sequence[nn.Module] = (),
@@ -139,7 +140,7 @@ def evaluate(
             _begin(trainer, pl_module, own=own)
             for part in batch_statistics:
                 part.training = True
-            for number, (batch, count) in enumerate(batches):  # type: ignore[arg-type]
+            for number, (batch, count) in enumerate(batches):
                 _advance(trainer, pl_module, batch, number, own=own)
                 result.num_samples += count
         except Exception as error:  # the user's own code on batches it was not made for

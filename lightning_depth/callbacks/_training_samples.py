@@ -20,10 +20,12 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
-__all__ = ["KEPT_BYTES", "Share", "copied", "count_samples", "gather_share", "listen"]
+__all__ = ["KEPT_BYTES", "Batches", "Share", "copied", "count_samples", "gather_share", "listen"]
 
 KEPT_BYTES = 256 * 2**20
 """Batches of up to this many bytes are kept in memory, and always one."""
+STORED_BYTES = 2**20
+"""A share of up to this many bytes travels with a checkpoint, so that a resumed run has it too."""
 
 
 def gather_share(trainer: pl.Trainer, max_samples: int) -> Share:
@@ -153,6 +155,24 @@ class Share:
         """Return the first batches, which can be read again and again."""
         return Batches(self._kept[:number])
 
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return a small share of plain batches as it is, None where a checkpoint would swell."""
+        small = sum(_num_bytes(batch) for batch, _ in self._kept) <= STORED_BYTES
+        if not small or not all(_is_plain(batch) for batch, _ in self._kept):
+            return None
+        kept = [[batch, count] for batch, count in self._kept]
+        return {"kept": kept, "seen": self._seen, "stride": self._stride, "closed": self._closed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state_dict`` returned.
+
+        Args:
+            state: The state of a share.
+        """
+        self._kept = [(batch, count) for batch, count in state["kept"]]
+        self._seen, self._stride = state["seen"], state["stride"]
+        self._closed = state["closed"]
+
     def batches_for(self, num_samples: float) -> int:
         """Return how many batches hold this many samples, or all if they do not."""
         count = read = 0
@@ -270,6 +290,14 @@ def _parts(value: Any) -> list[Any]:
     if is_dataclass(value):
         return [getattr(value, field.name) for field in fields(value)]
     return list(vars(value).values()) if hasattr(value, "__dict__") else []
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(map(_is_plain, value.values()))
+    return type(value) in (torch.Tensor, bool, int, float, str)
 
 
 def _num_bytes(batch: Any) -> int:

@@ -118,6 +118,7 @@ class TrainingErrorMonitor(DepthCallback):
         self._lasting: Finding | None = None
         self._share: Share | None = None
         self._end_listening: Callable[[], None] | None = None
+        self._stored: Mapping[str, Any] | None = None
         self._validated = False
 
     # What users read.
@@ -187,6 +188,8 @@ class TrainingErrorMonitor(DepthCallback):
             pl_module: The user's module.
         """
         self._share = gather_share(trainer, self.max_samples)
+        if self._stored is not None and trainer.world_size == 1:  # it is rank zero's
+            self._share.load_state_dict(self._stored)
         if not self._share.full:
             self._end_listening = listen(trainer, self._share.offer)
 
@@ -222,6 +225,8 @@ class TrainingErrorMonitor(DepthCallback):
             pl_module: The user's module.
         """
         self._stop_listening()
+        if self._share is not None:
+            self._share.close()
         validated, self._validated = self._validated, False
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
@@ -267,17 +272,20 @@ class TrainingErrorMonitor(DepthCallback):
     def _reset(self) -> None:
         super()._reset()
         self._record, self._gap, self._lasting = Record(), ModeGap(), None
+        self._stored = None
 
     def _extra_state(self) -> dict[str, Any]:
-        return {"record": asdict(self._record), "gap": asdict(self._gap)}
+        share = None if self._share is None else self._share.state_dict()
+        return {"record": asdict(self._record), "gap": asdict(self._gap), "share": share}
 
     def _load_extra_state(self, state: Mapping[str, Any]) -> None:
         self._record = Record(**state.get("record", {}))
         self._gap = ModeGap(**state.get("gap", {}))
+        self._stored = state.get("share")
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the share, and what listens for it."""
-        return {**super().__getstate__(), "_share": None, "_end_listening": None}
+        return {**super().__getstate__(), "_share": None, "_end_listening": None, "_stored": None}
 
     # Inside.
 

@@ -94,7 +94,7 @@ def test_untrained_network_is_told_by_the_training_monitor_alone() -> None:
     trainer.fit(Digits(1e-6), DataLoader(data, 50), DataLoader(data, 50))
     (finding,) = monitor.findings
     assert finding.kind is FindingKind.UNDERFITTING
-    assert finding.message.startswith("The training error in evaluation mode is 0.")
+    assert finding.message.startswith("The training loss in evaluation mode is 2.")
 
 
 # Trainers of pytorch_lightning.
