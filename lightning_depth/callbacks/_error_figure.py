@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_errors"]
+__all__ = ["choose_shown", "draw_errors"]
 
 _MOST = 4
-"""Quantities that are drawn; the loss and the error come first."""
+"""Quantities that are drawn and told."""
 
 
 def draw_errors(
@@ -33,7 +33,7 @@ def draw_errors(
     Returns:
         The figure and its uppermost axes.
     """
-    shown = sorted(columns, key=_importance)[:_MOST]
+    shown = choose_shown(columns)
     rows = max(1, len(shown))
     figure = _extras.matplotlib_figure().Figure(figsize=(6, 1.2 + 2.2 * rows), layout="constrained")
     grid = figure.subplots(rows, sharex=True, squeeze=False)[:, 0]
@@ -50,6 +50,15 @@ def draw_errors(
     grid[0].set_title("Training data in evaluation mode")
     grid[-1].set_xlabel("epoch")
     return figure, grid[0]
+
+
+def choose_shown(columns: Sequence[str]) -> list[str]:
+    """Return the few quantities that are drawn and told, the error first.
+
+    Args:
+        columns: All of them.
+    """
+    return sorted(columns, key=_importance)[:_MOST]
 
 
 def _importance(column: str) -> int:

@@ -21,7 +21,7 @@ from torchmetrics import Metric
 
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
 from lightning_depth.callbacks._ending import find_untrained
-from lightning_depth.callbacks._error_figure import draw_errors
+from lightning_depth.callbacks._error_figure import choose_shown, draw_errors
 from lightning_depth.callbacks._error_keys import name_columns, own_key
 from lightning_depth.callbacks._evaluation import add_ranks
 from lightning_depth.callbacks._measuring import (
@@ -256,7 +256,7 @@ class TrainingErrorMonitor(DepthCallback):
             return ""
         values = ", ".join(
             f"{column} {table[column][-1]:.3g}"
-            for column in self._columns()
+            for column in choose_shown(self._columns())
             if table[column][-1] is not None
         )
         samples, epoch = table["num_samples"][-1], table["epoch"][-1]
