@@ -79,14 +79,14 @@ class Memory:
 
     def _note_parameter(self, parameter: nn.Parameter) -> None:
         gradient, wanted = parameter.grad, parameter.requires_grad
-        copy = parameter.detach().to("cpu", copy=True) if self._weights else None
+        copy = _own_part(parameter).to("cpu", copy=True) if self._weights else None
 
         def undo() -> None:
             parameter.requires_grad_(wanted)
             parameter.grad = gradient
-            if copy is not None and not _same_bits(parameter, copy):
+            if copy is not None and not _same_bits(_own_part(parameter), copy):
                 self.changed_weights = True
-                parameter.data.copy_(copy)
+                _own_part(parameter).copy_(copy)
 
         self._undo.append(undo)
 
@@ -109,8 +109,16 @@ class Memory:
     def _note_attributes(self, value: Any) -> Iterable[Any]:
         attributes = vars(value)
         pairs = list(attributes.items())
-        self._undo.append(lambda: _refill_mapping(attributes, pairs))
-        return list(attributes.values())
+        # sharding swaps parameters for whole tensors and back, in the pass and after it
+        sharded = dict(attributes.get("_parameters", {})) if isinstance(value, nn.Module) else {}
+
+        def undo() -> None:
+            swapped = [(name, attributes[name]) for name in sharded if name in attributes]
+            _refill_mapping(attributes, [*pairs, *swapped])
+
+        self._undo.append(undo)
+        held = [part for name, part in pairs if not (sharded and name == "_parameters")]
+        return [*held, *sharded.values()]
 
 
 @contextmanager
@@ -188,6 +196,13 @@ def _is_same(one: Any, other: Any) -> bool:
 
 def _is_same_pair(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
     return one[0] is other[0] and one[1] is other[1]
+
+
+def _own_part(parameter: Tensor) -> Tensor:
+    """Return what this process holds of a parameter, sharing its memory."""
+    whole: Any = parameter.data
+    part: Tensor = whole.to_local() if hasattr(whole, "to_local") else whole
+    return part
 
 
 def _same_bits(tensor: Tensor, copy: Tensor) -> bool:

@@ -9,12 +9,14 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_depth.callbacks import TrainingErrorMonitor
 from tests.callbacks._runs import NUM_CLASSES, Toy, loader, network, samples, trainer
 from tests.callbacks.test_contract_processes import Leave
+from tests.callbacks.test_gradient_processes import ForkedModelParallel, ForkedSharded
 
 
 class Shared(Toy):
@@ -93,6 +95,65 @@ def test_both_processes_have_the_number_of_all_samples(tmp_path: Path) -> None:
     for column, value in expected.items():
         assert history[column][-1] == pytest.approx(value.item(), rel=1e-5), column
     assert float(first["logged"]["train_error/loss"]) == pytest.approx(history["loss"][-1])
+
+
+class Whole(pl.Callback):
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        weights = trainer.strategy.lightning_module_state_dict()
+        buffers = dict(pl_module.named_buffers())
+        torch.save([weights, buffers], self.folder / f"rank{trainer.global_rank}.pt")
+
+
+class Halves(Shared):
+    """Cut up by FSDP2."""
+
+    def configure_model(self) -> None:
+        assert self.device_mesh is not None
+        fully_shard(self, mesh=self.device_mesh["data_parallel"])
+
+
+def fsdp2() -> ForkedModelParallel:
+    return ForkedModelParallel(
+        data_parallel_size=2,
+        tensor_parallel_size=1,
+        save_distributed_checkpoint=False,
+        process_group_backend="gloo",
+    )
+
+
+STRATEGIES: dict[str, tuple[Any, type[Shared]]] = {
+    "ddp": (lambda: "ddp_fork", Shared),
+    "fsdp1": (lambda: ForkedSharded(process_group_backend="gloo", state_dict_type="full"), Shared),
+    "fsdp2": (fsdp2, Halves),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_weights_of_every_process_are_those_of_a_run_without(strategy: str, tmp_path: Path) -> None:
+    build, kind = STRATEGIES[strategy]
+    ends = []
+    for callbacks in ([], [TrainingErrorMonitor()]):
+        pl.seed_everything(0, verbose=False)
+        run = trainer(
+            *(*callbacks, Whole(tmp_path), Leave()),
+            strategy=build(),
+            devices=2,
+            enable_checkpointing=True,
+        )
+        run.fit(kind(), loader(shuffle=True), loader())
+        ends.append(
+            [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+        )
+        if callbacks:
+            assert len(callbacks[0].history["loss"]) == 2
+    for bare, watched in zip(*ends, strict=True):
+        for one, other in zip(bare, watched, strict=True):
+            assert one.keys() == other.keys()
+            assert [key for key in one if not torch.equal(one[key], other[key])] == []
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
