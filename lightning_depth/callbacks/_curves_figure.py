@@ -30,7 +30,7 @@ def draw_curve(
         counts, [float("nan") if value is None else value for value in values], "o-", label=label
     )
     locator: Any = axes.xaxis.get_major_locator()
-    locator.set_params(integer=True)
+    locator.set_params(integer=True, min_n_ticks=1)
     if known and min(known) > 0 and max(known) / min(known) > _WIDE:
         axes.set_yscale("log")
     elif known and min(known) >= 0:

@@ -174,7 +174,7 @@ class GradientFlowMonitor(DepthCallback):
         return super().history
 
     def plot(self) -> tuple[Figure, Axes]:
-        """Draw the ratio of gradient to weight by depth and step.
+        """Draw the ratio of gradient to weight by depth and step, over the median of each step.
 
         Returns:
             The figure and its axes.
@@ -183,7 +183,11 @@ class GradientFlowMonitor(DepthCallback):
             MissingExtraError: matplotlib is not installed.
         """
         return draw_heatmap(
-            self.history, "grad_to_weight", "Gradient flow by depth", "gradient RMS / weight RMS"
+            self.history,
+            "grad_to_weight",
+            "Gradient flow by depth",
+            "gradient RMS / weight RMS, over the step's median",
+            relative=True,
         )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
