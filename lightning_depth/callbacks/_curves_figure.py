@@ -8,24 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_curve", "draw_curves"]
+__all__ = ["draw_curves"]
 
 _WIDE = 100.0
 """Positive values that differ by more than this factor get a logarithmic axis."""
-
-
-def draw_curve(
-    axes: Axes, counts: Sequence[int], values: Sequence[float | None], label: str
-) -> None:
-    """Draw a curve: whole numbers across, from zero up, or logarithmic where the range is wide.
-
-    Args:
-        axes: Where to draw.
-        counts: Epochs or steps.
-        values: The curve; None leaves a gap.
-        label: Name of the curve.
-    """
-    draw_curves(axes, counts, {label: values})
 
 
 def draw_curves(
