@@ -108,9 +108,11 @@ def untouched(
                 parameter.grad = None
             yield
     finally:
-        memory.restore()
-        for part, training in modes:
-            part.training = training
+        try:
+            memory.restore()
+        finally:
+            for part, training in modes:
+                part.training = training
     if memory.changed_weights:
         raise WeightsChangedError("it changes the weights")
 

@@ -56,9 +56,15 @@ class Memory:
                 waiting.extend(self._note(value))
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Put everything back, whatever fails; the first error is raised at the end."""
+        errors: list[Exception] = []
         for undo in self._undo:
-            undo()
+            try:
+                undo()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def _note(self, value: Any) -> Iterable[Any]:
         """Remember one object and return those that it holds."""
