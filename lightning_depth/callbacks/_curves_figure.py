@@ -19,6 +19,9 @@ def draw_curves(
 ) -> None:
     """Draw several curves on one axis that suits the range of all.
 
+    It begins at zero where the lowest value is at most half of the highest, and is logarithmic
+    where they lie far apart.
+
     Args:
         axes: Where to draw.
         counts: Epochs or steps.
@@ -32,5 +35,5 @@ def draw_curves(
     known = [value for values in curves.values() for value in values if value is not None]
     if known and min(known) > 0 and max(known) / min(known) > _WIDE:
         axes.set_yscale("log")
-    elif known and min(known) >= 0:
+    elif known and 0 <= min(known) <= max(known) / 2:
         axes.set_ylim(bottom=0)

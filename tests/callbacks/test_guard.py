@@ -97,11 +97,13 @@ def test_error_in_a_hook_is_told_once_and_training_goes_on(
         weights = run_with(broken_in(make(name), hook))
     assert_same(weights, bare)
     assert len(sentences) == 1
-    assert sentences[0].startswith(f"{name} stopped measuring at step ")
+    assert sentences[0].startswith(f"{name} met an error")
     assert f"(`{hook}`): RuntimeError: out of luck (test_guard.py:" in sentences[0]
+    over = hook in ("on_fit_end", "teardown")
+    after = "Training is not affected" if over else "It measures no more in this run, and training"
+    assert f". {after}" in sentences[0]
     assert sentences[0].endswith(
-        "Training goes on without it; set LIGHTNING_DEPTH_STRICT=1 in the environment to make "
-        "this an error."
+        "set LIGHTNING_DEPTH_STRICT=1 in the environment to make this an error."
     )
 
 
@@ -257,7 +259,9 @@ def test_box_says_that_a_callback_stopped_and_what_the_others_saw(
             make("ActivationMonitor"),
         )
     text = " ".join(capsys.readouterr().out.replace("|", " ").split())
-    assert "- GradientFlowMonitor stopped measuring at step 6, while measuring (`on_train" in text
+    assert "- GradientFlowMonitor met an error at step 6, while measuring (`on_train" in text
+    assert "out of luck (test_guard.py:" in text
+    assert ") and measured no more." in text
     assert "- ActivationMonitor took 12 measurements." in text
 
 
