@@ -143,8 +143,9 @@ class _Words:
                 "was fitted does not generalize."
             )
         error = "" if self.mode == "min" else "an error "
+        held = "" if self.training.chance is None else f" (chance: {self._chance():.3g})"
         return (
-            f"Training is not fitted: {trained}, {error}{verdict.value:.2f} of chance{known} at "
+            f"Training is not fitted: {trained}{held}, {error}{verdict.value:.2f} of chance at "
             f"the end (limit {verdict.threshold:g}), and {self.monitor} is {end:.3g}."
         )
 

@@ -79,7 +79,7 @@ def test_too_small_a_learning_rate_is_underfitting() -> None:
     assert finding.kind is FindingKind.UNDERFITTING
     assert "more regularization would make it worse" in finding.suggestion
     expected = (
-        r"Neither is much better than chance \(2\.\d+\) at the end: train_error/loss went from "
+        r"Training is not fitted: train_error/loss went from \S+ to \S+ \(chance: 2\.\d+\), 1\."
     )
     assert re.match(expected, finding.message)
 

@@ -38,7 +38,7 @@ def find_taps(layers: Sequence[Layer], root: nn.Module) -> list[Tap]:
     layers = [layer for layer in layers if layer.has_output]
     watched = {id(layer.module) for layer in layers}
     parents = list(root.modules())
-    uses = Counter(id(child) for parent in parents for child in parent.children())
+    uses = Counter(id(child) for parent in parents for child in parent._modules.values())
     chains: dict[int, list[nn.Module]] = {}  # from each member of a Sequential to its end
     for parent in parents:
         if isinstance(parent, nn.Sequential):
