@@ -160,8 +160,8 @@ def test_chance_of_an_accuracy_is_told_as_one() -> None:
     low = [0.11, 0.1] * 6
     training = TrainingCurve("train_error/acc", low, True, 0.9)
     assert message(low, "max", training, "val_acc") == (
-        "Training is not fitted: train_error/acc went from 0.11 to 0.1 (chance: 0.1), an error 1.00 "
-        "of chance at the end (limit 0.5), and val_acc is 0.1."
+        "Training is not fitted: train_error/acc went from 0.11 to 0.1 (chance: 0.1), an error "
+        "1.00 of chance at the end (limit 0.5), and val_acc is 0.1."
     )
 
 
