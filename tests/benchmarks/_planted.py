@@ -28,6 +28,7 @@ from tests.benchmarks._faults import (
     stretch,
     wrap,
 )
+from tests.benchmarks._planted_missed import missed_faults
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.05}
 
@@ -213,4 +214,6 @@ def planted_faults() -> list[Fault]:
         {"build": lambda: mlp(4), **SGD, "loss_scale": 1e5},
         {"build": lambda: residual(4), **SGD, "loss_scale": 1e6},
     )
+    for planting in missed_faults():
+        plant(*planting)
     return found
