@@ -71,6 +71,11 @@ def matplotlib_figure() -> Any:
     return _require("matplotlib.figure", "plot")
 
 
+def matplotlib_text() -> Any:
+    """Return ``matplotlib.textpath``, which tells how wide a text is without drawing it."""
+    return _require("matplotlib.textpath", "plot")
+
+
 def pandas() -> Any:
     """Return ``pandas``, or raise an error that names the extra ``study``."""
     return _require("pandas", "study")

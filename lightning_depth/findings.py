@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
+from html import escape
 from typing import Any
 
 from lightning_depth.errors import check_name
@@ -15,6 +16,10 @@ __all__ = ["MAX_SHOWN", "Finding", "FindingKind", "Severity", "rank_findings", "
 
 MAX_SHOWN = 5
 """A verdict shows at most this many findings; the rest are counted and stay in `findings.json`."""
+
+
+_LINE = 120
+"""Letters of a message that its short form keeps."""
 
 
 class FindingKind(str, Enum):
@@ -56,7 +61,7 @@ class Severity(str, Enum):
     INFO = "info"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Finding:
     """One diagnosis: what was seen, where, against which threshold, and what to try.
 
@@ -89,6 +94,19 @@ class Finding:
     suggestion: str
     step: int | None = None
     source: str = ""
+
+    def __repr__(self) -> str:
+        """Return what, where and since when in one line."""
+        said = textwrap.shorten(self.message, _LINE, placeholder=" ...")
+        return f"<Finding {_headline(self)}: {said}>"
+
+    def _repr_html_(self) -> str:
+        """Return the finding for a notebook; names and sentences come from outside."""
+        held = f"measured {self.value:.3g}, threshold {self.threshold:.3g}"
+        return (
+            f"<p><b>{escape(_headline(self))}</b> ({held})<br>"
+            f"{escape(self.message)}<br><i>Next: {escape(self.suggestion)}</i></p>"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the finding as plain containers, fit for JSON and weights-only checkpoints."""

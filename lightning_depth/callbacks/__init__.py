@@ -1,7 +1,7 @@
 """Callbacks for any Trainer and any LightningModule.
 
 Each keeps what it measured (``history``), what it concluded (``findings``), draws it (``plot``),
-and logs a handful of scalars and one figure an epoch. At the end of ``fit`` one box tells the
+and logs a handful of scalars and now and then a figure. At the end of ``fit`` one box tells the
 verdict of all of them, and ``findings.json`` beside the logs holds the same.
 """
 

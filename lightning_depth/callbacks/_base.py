@@ -21,6 +21,7 @@ from lightning_depth.callbacks._actions import (
     act_on,
     check_on_finding,
 )
+from lightning_depth.callbacks._figure_pace import FigurePace
 from lightning_depth.callbacks._guard import (
     STRICT,
     Failure,
@@ -30,16 +31,16 @@ from lightning_depth.callbacks._guard import (
 )
 from lightning_depth.callbacks._handover import Handover
 from lightning_depth.callbacks._history import History
+from lightning_depth.callbacks._loggers import send_figure, takes_figures
 from lightning_depth.callbacks._logging import (
     can_draw,
     is_quiet,
     log_scalars,
     run_folder,
     say,
-    send_figure,
     survive_full_disk,
-    takes_figures,
 )
+from lightning_depth.callbacks._showing import Shown
 from lightning_depth.callbacks._verdict import HEALTHY, verdict_box, write_findings
 from lightning_depth.errors import MisuseError, invalid
 from lightning_depth.findings import Finding, rank_findings
@@ -55,7 +56,7 @@ _MEETINGS = ("on_train_epoch_end", "on_validation_epoch_end", "on_train_end")
 """Hooks that every rank reaches; a callback that one rank gave up all give up here at last."""
 
 
-class DepthCallback(pl.Callback):
+class DepthCallback(Shown, pl.Callback):
     """Base of the package's callbacks.
 
     A subclass measures in its own hooks, calls ``super()`` in those that it overrides, and may
@@ -73,6 +74,8 @@ class DepthCallback(pl.Callback):
             warns, "stop" ends training after the step, "raise" raises an error, and a callable
             is handed the finding. Findings that are merely worth knowing wait for the verdict.
         history: Where measurements are kept; 1,000 records by default.
+        figures: Whether figures are logged or written: at most one an epoch and for a hundredth
+            of the time, and one at the end.
     """
 
     _observes: ClassVar[bool] = True
@@ -84,7 +87,12 @@ class DepthCallback(pl.Callback):
             guard_hooks(cls)
 
     def __init__(
-        self, prefix: str, on_finding: OnFinding = "warn", history: History | None = None
+        self,
+        prefix: str,
+        on_finding: OnFinding = "warn",
+        history: History | None = None,
+        *,
+        figures: bool = True,
     ) -> None:
         if not isinstance(prefix, str) or not prefix:
             raise invalid("prefix", "the first part of the logged keys, a word", prefix)
@@ -92,7 +100,10 @@ class DepthCallback(pl.Callback):
         self._on_finding = check_on_finding(on_finding)
         self._history = history if history is not None else History()
         self._found: list[Finding] = []
+        self.figures = figures
         self._figures: dict[str, Callable[[], Figure]] = {}
+        self._owed: set[str] = set()
+        self._figure_pace = FigurePace()
         self._handover = Handover()
         self._ran = False
         self._failure: Failure | None = None
@@ -146,6 +157,7 @@ class DepthCallback(pl.Callback):
         self._history.clear()
         self._found.clear()
         self._figures.clear()
+        self._owed.clear()
 
     def _extra_state(self) -> dict[str, Any]:
         """Return further state as plain containers and tensors."""
@@ -176,17 +188,18 @@ class DepthCallback(pl.Callback):
     def _log_figure(
         self, trainer: pl.Trainer, key: str = "profile", draw: Callable[[], Figure] | None = None
     ) -> None:
-        """Hand a figure to loggers that take one; others get its last state as a file, at the end.
+        """Hand loggers that take one a figure, now if it is due and else at the end of fit.
 
-        ``draw`` must not be a lambda, or the callback cannot be pickled; default: ``plot``.
+        The other loggers get its last state as a file, at the end. ``draw`` must not be a lambda,
+        or the callback cannot be pickled; default: ``plot``.
         """
-        if is_quiet(trainer) or not trainer.is_global_zero or not can_draw():
+        if not self.figures or is_quiet(trainer) or not trainer.is_global_zero or not can_draw():
             return
-        draw = draw or self._draw
-        self._figures[key] = draw
-        with self._guard(trainer, "drawing a figure"):
-            if any(takes_figures(logger) for logger in trainer.loggers):
-                send_figure(trainer, f"{self._prefix}/{key}", draw())
+        self._figures[key] = draw or self._draw
+        self._owed.add(key)
+        if trainer.state.fn != "fit" or self._figure_pace.is_due(trainer.current_epoch):
+            with self._guard(trainer, "drawing a figure"):
+                self._send_figures(trainer)
 
     def _add_finding(self, trainer: pl.Trainer, finding: Finding) -> None:
         """Keep a finding, unless its kind is known of the same layers, and act on it."""
@@ -220,8 +233,10 @@ class DepthCallback(pl.Callback):
         self._failure, self._retired = None, False
         self._has_peers = trainer.world_size > 1
         self._handover.discard()
-        if stage == "fit" and trainer.global_step == 0:
-            self._reset()
+        if stage == "fit":
+            self._figure_pace.start()
+            if trainer.global_step == 0:
+                self._reset()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Conclude; the last callback of the package tells the verdict of all."""
@@ -232,6 +247,7 @@ class DepthCallback(pl.Callback):
                 self._conclude_all(trainer)
         if trainer.is_global_zero:
             with self._guard(trainer, "drawing a figure"):
+                self._send_figures(trainer)
                 self._write_figures(trainer)
             with self._guard(trainer, "telling the verdict"):
                 self._tell_if_last(trainer, finished=True)
@@ -243,6 +259,8 @@ class DepthCallback(pl.Callback):
         with self._guard(trainer, "removing its hooks"):
             self._close(trainer)
         if trainer.is_global_zero and not is_quiet(trainer):
+            with self._guard(trainer, "drawing a figure"):
+                self._send_figures(trainer)
             with self._guard(trainer, "telling the verdict"):
                 self._tell_if_last(trainer, finished=False)
 
@@ -269,7 +287,7 @@ class DepthCallback(pl.Callback):
         """Leave out what ties the callback to a run: Lightning hangs the module's ``log`` on it."""
         tied = {"log", "log_dict"}
         state = {name: value for name, value in vars(self).items() if name not in tied}
-        return {**state, "_figures": {}}
+        return {**state, "_figures": {}, "_owed": set(), "_figure_pace": FigurePace()}
 
     # Inside.
 
@@ -353,6 +371,14 @@ class DepthCallback(pl.Callback):
 
     def _draw(self) -> Figure:
         return self.plot()[0]
+
+    def _send_figures(self, trainer: pl.Trainer) -> None:
+        """Draw the figures that the loggers were not sent yet."""
+        owed, self._owed = sorted(self._owed), set()
+        if owed and any(takes_figures(logger) for logger in trainer.loggers):
+            with self._figure_pace.drawing(trainer.current_epoch):
+                for key in owed:
+                    send_figure(trainer, f"{self._prefix}/{key}", self._figures[key]())
 
     def _write_figures(self, trainer: pl.Trainer) -> None:
         """Figures for loggers that take none, and for runs without a logger but with a folder."""

@@ -42,7 +42,7 @@ def draw_curves(
         gaps = [float("nan") if value is None else value for value in values]
         axes.plot(counts, gaps, "o-", label=label)
     locator: Any = axes.xaxis.get_major_locator()
-    locator.set_params(integer=True)
+    locator.set_params(integer=True, min_n_ticks=1)
     known = [value for values in curves.values() for value in values if value is not None]
     if known and min(known) > 0 and max(known) / min(known) > _WIDE:
         axes.set_yscale("log")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,7 +25,8 @@ from lightning_depth.callbacks._norms import (
 from lightning_depth.callbacks._reading import Column, Reading, Watched, ratio
 from lightning_depth.callbacks._sharding import Sharding
 from lightning_depth.callbacks._sources import PLAIN, Source
-from lightning_depth.layers import Layer, clean_name, layer_parameters
+from lightning_depth.callbacks._starts import UNNAMED, Starts, hold_parameters
+from lightning_depth.layers import Layer, layer_parameters
 
 __all__ = ["GradientTable"]
 
@@ -54,9 +55,8 @@ class _Segments:
 class GradientTable:
     """The parameters of one optimizer and the layers that they belong to.
 
-    A layer is judged by its weights, the parameters of two dimensions or more: the scales and
-    shifts of a normalisation have an RMS of their own, which would cover that of the weights. A
-    layer that has no others is judged by these.
+    A layer is judged by its weights: gains, scales, gates, tokens and biases have an RMS of their
+    own, which would cover that of the weights. A layer that has no weights is judged by these.
 
     Args:
         model: The module whose layers are watched.
@@ -77,23 +77,31 @@ class GradientTable:
         source: Source = PLAIN,
     ) -> None:
         self._parameters = [parameter for parameter in parameters if _is_readable(parameter)]
-        names = {id(parameter): clean_name(name) for name, parameter in model.named_parameters()}
-        self._names = [names.get(id(parameter), "unnamed") for parameter in self._parameters]
+        shapes = [sharding.shape(parameter) for parameter in self._parameters]
+        self._root_numel = np.sqrt([max(math.prod(shape), 1) for shape in shapes])
+        held = hold_parameters(model, self._parameters, shapes)
+        self._names = [each.name for each in held]
         owners = _owners(layers)
         owner = [owners.get(id(parameter)) for parameter in self._parameters]
         own = tuple(layer for layer in layers if layer.name in owner)
-        shapes = [sharding.shape(parameter) for parameter in self._parameters]
-        self._root_numel = np.sqrt([max(math.prod(shape), 1) for shape in shapes])
         self._members = [
             [place for place, name in enumerate(owner) if name == layer.name] for layer in own
         ]
-        judged = [
-            [place for place in places if len(shapes[place]) > 1] or places
-            for places in self._members
-        ]
-        self.layers = Watched(own, tuple(len(shapes[places[0]]) > 1 for places in judged))
+        judged = [[p for p in places if held[p].is_weight] or places for places in self._members]
+        self._groups = dict(zip([layer.name for layer in own], self._members, strict=True))
+        self._groups |= {self._names[p]: [p] for p, name in enumerate(owner) if name is None}
+        self.layers = Watched(
+            own,
+            tuple(held[places[0]].is_weight for places in judged),
+            {self._names[p]: name for p, name in enumerate(owner) if name is not None},
+        )
         self._compared = sorted(place for places in judged for place in places)
         self._judged = _segments(judged, self._root_numel**2)
+        places = {layer.name: place for place, layer in enumerate(own)}
+        self._starts = Starts(
+            held, [places.get(name or "") for name in owner], self._compared, self._root_numel
+        )
+        self._judged_members = judged
         self._shares = [sharding.shares.get(id(p), 1.0) for p in self._parameters]
         self._compared_shares = [self._shares[place] for place in self._compared]
         self._group = sharding.group
@@ -115,6 +123,19 @@ class GradientTable:
     def is_sharded(self) -> bool:
         """Whether reading takes part of every rank."""
         return self._group is not None
+
+    @property
+    def names(self) -> list[str]:
+        """The parameters."""
+        return self._names
+
+    def find(self, names: Collection[str]) -> list[tuple[str, Parameter]]:
+        """Return some parameters whose gradient is where PyTorch keeps it, with their names."""
+        if self._source is not PLAIN:
+            return []
+        wanted = set(names)
+        pairs = zip(self._names, self._parameters, strict=True)
+        return [(name, parameter) for name, parameter in pairs if name in wanted]
 
     def gradients(self) -> list[Tensor | None]:
         """Return every gradient, as the strategy keeps it."""
@@ -184,6 +205,7 @@ class GradientTable:
         weight_slots = queued.absorb(keep()) if keep is not None else range(0)
         scale_slots = queued.add([scale], [1.0 / self._ranks()]) if scale is not None else range(0)
         earlier_slots = queued.absorb(earlier) if earlier is not None else range(0)
+        start_slots = queued.absorb(self._queue_starts())
         values = queued.read(self._group)
         norms = values[range(len(gradients))]
         if not norms.present.any():
@@ -191,10 +213,21 @@ class GradientTable:
         bad = self._repeat(gradients, values[range(len(gradients) + len(weight_slots))])
         if weight_slots or self._last_weights is None:
             self._last_weights = self._by_place(values[weight_slots].values)
+        if first := not self._starts.noted:
+            self._starts.note(values[start_slots].values, self._last_weights)
         loss_scale = float(values[scale_slots].values[0]) if scale is not None else 1.0
         if unscale:
             norms = HostNorms(norms.values / loss_scale, norms.present)
-        return self._assemble(norms, self._last_weights, bad, loss_scale, values[earlier_slots])
+        reading = self._assemble(norms, self._last_weights, bad, loss_scale, values[earlier_slots])
+        return replace(reading, is_first=first)
+
+    def _queue_starts(self) -> Norms:
+        wanted = self._starts.wanted
+        read = self._source.weight
+        return self._queue(
+            [local_part(read(self._parameters[place])) for place in wanted],
+            [self._shares[place] for place in wanted],
+        )
 
     @property
     def device(self) -> torch.device:
@@ -278,23 +311,35 @@ class GradientTable:
         loss_scale: float,
         earlier: HostNorms,
     ) -> Reading:
-        counted, bare = None, {}
+        counted, wanting = None, norms.present
         if not norms.present.all():
-            counted, bare = norms.present[self._judged.places], self._bare(norms.present)
+            counted = norms.present[self._judged.places]
+            wanting = norms.present | self._can_want()
+        absent = ~norms.present
         return Reading(
             watched=self.layers,
             grad_rms=self._judged.rms(norms.values, counted),
             weight_rms=self._judged.rms(weights, self._held_against(counted)),
             output_rms=None,
             bad_by_layer=self._bad_by_layer(bad),
-            bare=bare,
+            bare=self._named(absent & wanting),
+            frozen=self._named(absent & ~wanting),
+            idle=self._idle(norms, wanting),
             silent=self._silent(norms),
+            starts=self._starts.moving(norms.values),
+            unborn=self._starts.unborn(self._judged_members),
+            growing=self._starts.are_growing(weights, norms.values),
             norm=norms.total(),
             nonfinite=sum(bad.values()),
             peak_rms=float((norms.values / self._root_numel)[norms.present].max()),
             loss_scale=loss_scale,
             earlier=earlier,
         )
+
+    def _can_want(self) -> list[bool]:
+        """Whether each parameter is trained and still held by the model."""
+        pairs = zip(self._parameters, self._names, strict=True)
+        return [parameter.requires_grad and name != UNNAMED for parameter, name in pairs]
 
     def _held_against(self, counted: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
         """Weights that a gradient is held against; all of a layer that has no gradient."""
@@ -303,16 +348,18 @@ class GradientTable:
         moved = np.logical_or.reduceat(counted, self._judged.starts)
         return counted | ~moved[self._judged.layer]
 
-    def _bare(self, present: NDArray[np.bool_]) -> dict[int, tuple[str, ...]]:
-        wanting = [
-            not there and parameter.requires_grad
-            for there, parameter in zip(present.tolist(), self._parameters, strict=True)
-        ]
-        names = {
-            place: tuple(self._names[member] for member in members if wanting[member])
-            for place, members in enumerate(self._members)
-        }
-        return {place: found for place, found in names.items() if found}
+    def _named(self, chosen: NDArray[np.bool_]) -> tuple[str, ...]:
+        return tuple(self._names[place] for place in np.flatnonzero(chosen).tolist())
+
+    def _idle(self, norms: HostNorms, wanting: NDArray[np.bool_]) -> frozenset[str]:
+        moving = norms.present & (norms.values != 0.0)
+        if moving.all():
+            return frozenset()
+        return frozenset(
+            name
+            for name, members in self._groups.items()
+            if wanting[members].any() and not moving[members].any()
+        )
 
     def _silent(self, norms: HostNorms) -> frozenset[int]:
         if norms.values.all():

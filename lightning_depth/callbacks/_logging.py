@@ -1,4 +1,4 @@
-"""What leaves a callback during a run: scalars, figures and files, on Lightning's own step axis."""
+"""What leaves a callback during a run: scalars, words and files."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ __all__ = [
     "notebook_display",
     "run_folder",
     "say",
-    "send_figure",
     "survive_full_disk",
-    "takes_figures",
 ]
 
 
@@ -78,26 +76,6 @@ def log_scalars(
     for key, value in scalars.items():
         number = value if isinstance(value, torch.Tensor) else float(value)
         pl_module.log(key, number, batch_size=1, sync_dist=reduce)
-
-
-def send_figure(trainer: pl.Trainer, key: str, figure: Any) -> None:
-    """Hand a figure to the loggers that take one, at the step at which Lightning logs an epoch."""
-    step = trainer.fit_loop.epoch_loop._batches_that_stepped
-    if not trainer.validating:
-        step = max(step - 1, 0)  # counted up before the end of the epoch: fit_loop.on_advance_end
-    loggers: list[Any] = trainer.loggers
-    for logger in loggers:
-        if hasattr(logger, "log_image"):  # W&B
-            logger.log_image(key=key, images=[figure], step=step)
-        elif takes_figures(logger):
-            logger.experiment.add_figure(key, figure, global_step=step)
-
-
-def takes_figures(logger: Any) -> bool:
-    """Whether a logger shows figures: W&B and TensorBoard, of whichever Lightning package."""
-    return hasattr(logger, "log_image") or hasattr(
-        getattr(logger, "experiment", None), "add_figure"
-    )
 
 
 def can_draw() -> bool:

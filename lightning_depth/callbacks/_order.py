@@ -39,6 +39,11 @@ class ExecutionOrder:
         self.release()
         return order_by_execution(self._layers, self._executed)
 
+    @property
+    def executed(self) -> frozenset[str]:
+        """The layers that ran so far; none of a compiled module."""
+        return frozenset(self._executed)
+
     def release(self) -> None:
         """Remove the hooks."""
         for handle in self._handles:

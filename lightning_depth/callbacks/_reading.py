@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from lightning_depth.callbacks._norms import HostNorms
 from lightning_depth.layers import Layer
 
-__all__ = ["FEWEST", "Column", "LayerGradient", "Reading", "Watched", "ratio"]
+__all__ = ["FEWEST", "Column", "LayerGradient", "Reading", "Start", "Watched", "ratio"]
 
 Column = NDArray[np.float64]
 """One number a layer."""
@@ -29,8 +30,28 @@ class LayerGradient:
     weight_rms: float
     grad_to_weight: float
     nonfinite: int
-    bare: tuple[str, ...]
-    """Names of the parameters that want a gradient and got none."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A parameter that began at zero, or a scale that began near it: tiny by design.
+
+    Args:
+        name: The parameter.
+        layer: The layer that owns it, by its place; None where it is in no watched layer.
+        branch: The module whose signal it may scale: its owner, or what holds that if the owner
+            holds nothing else.
+        is_weight: Whether it is a weight, and not a gain, a layer scale or a gate.
+        rms: What it began with.
+        place: Its place among the parameters of the optimizer.
+    """
+
+    name: str
+    layer: int | None
+    branch: str
+    is_weight: bool
+    rms: float
+    place: int
 
 
 @dataclass(frozen=True)
@@ -39,12 +60,14 @@ class Watched:
 
     Args:
         layers: In order of execution.
-        is_matrix: Whether a layer has weights of two dimensions or more, which set it in the
-            trend over depth.
+        has_weights: Whether a layer has weights, which set it in the trend over depth; gains,
+            scales and biases do not.
+        owners: The name of the layer of each parameter that is in one.
     """
 
     layers: tuple[Layer, ...]
-    is_matrix: tuple[bool, ...]
+    has_weights: tuple[bool, ...]
+    owners: Mapping[str, str]
 
     def __len__(self) -> int:
         """Return the number of layers."""
@@ -62,17 +85,17 @@ class Watched:
 
     @cached_property
     def trend(self) -> NDArray[np.intp]:
-        """Places of the layers in the trend: blocks, or every matrix where these are too few.
+        """Places of the layers in the trend: blocks; where too few, all with weights.
 
         Tokens, embeddings and scales that belong to no module which runs are no step of depth.
         """
-        matrices = [
+        weighty = [
             place
-            for place, is_matrix in enumerate(self.is_matrix)
-            if is_matrix and self.layers[place].has_output
+            for place, has_weights in enumerate(self.has_weights)
+            if has_weights and self.layers[place].has_output
         ]
-        blocks = [place for place in matrices if self.layers[place].role == "block"]
-        return np.array(blocks if len(blocks) >= FEWEST else matrices, dtype=np.intp)
+        blocks = [place for place in weighty if self.layers[place].role == "block"]
+        return np.array(blocks if len(blocks) >= FEWEST else weighty, dtype=np.intp)
 
     @cached_property
     def trend_depths(self) -> Column:
@@ -91,10 +114,20 @@ class Reading:
     """RMS of the gradient with respect to the layer's output; None where it is not measured."""
     bad_by_layer: Mapping[int, int]
     """By the place of a layer, how many elements of its gradient are not finite."""
-    bare: Mapping[int, tuple[str, ...]]
-    """By the place of a layer, the parameters that want a gradient and got none."""
+    bare: tuple[str, ...]
+    """The parameters that want a gradient and got none, also those of no watched layer."""
+    frozen: tuple[str, ...]
+    """The parameters that want no gradient and got none."""
+    idle: frozenset[str]
+    """Layers, and parameters of no layer, that want a gradient and got none but zeros."""
     silent: frozenset[int]
     """Places of the layers of which every gradient is exactly zero, norms and gates included."""
+    starts: tuple[Start, ...]
+    """What is tiny by design and has a gradient now."""
+    unborn: frozenset[int]
+    """Places of the layers whose weights all began at zero, so that a ratio to them says little."""
+    growing: bool
+    """Whether a weight that began at zero and moves is still small beside the others."""
     norm: float
     nonfinite: int
     peak_rms: float
@@ -103,11 +136,20 @@ class Reading:
     """Factor of a GradScaler, 1 without one."""
     earlier: HostNorms
     """What was queued by an earlier step, read in the same copy."""
+    is_first: bool = False
+    """Whether nothing was read of these parameters before."""
 
     @cached_property
     def grad_to_weight(self) -> Column:
         """RMS of the gradient over RMS of the weight."""
         return ratio(self.grad_rms, self.weight_rms)
+
+    def is_cut_from_input(self, places: Sequence[int]) -> bool:
+        """Whether no layer up to the last of some has a gradient other than zero."""
+        sizes = self.grad_rms.tolist()
+        return all(
+            place in self.silent or math.isnan(sizes[place]) for place in range(places[-1] + 1)
+        )
 
     @property
     def bad_counts(self) -> tuple[int, ...]:
@@ -127,9 +169,7 @@ class Reading:
             self.bad_counts,
             strict=True,
         )
-        return tuple(
-            LayerGradient(*row, bare=self.bare.get(place, ())) for place, row in enumerate(rows)
-        )
+        return tuple(LayerGradient(*row) for row in rows)
 
 
 def ratio(numerator: Column, denominator: Column) -> Column:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 from lightning_depth.callbacks._flow import Flow
+from lightning_depth.callbacks._presence import Presence
 from lightning_depth.callbacks._reading import Column
 
 __all__ = ["LAYER_COLUMNS", "TOTAL_COLUMNS", "Counts", "Record"]
@@ -56,6 +57,14 @@ class Counts:
     """Of the last complete record."""
     weights: list[float] | None = None
     """Norms of the weights when they were last read, parameter by parameter."""
+    lost_in_time: float = 0.0
+    """Largest fall of the gradient through time, in powers of ten."""
+    presence: Presence = field(default_factory=Presence)
+
+    def __post_init__(self) -> None:
+        """Take plain containers, as a checkpoint has them."""
+        if isinstance(self.presence, dict):
+            self.presence = Presence(**self.presence)
 
     def forget_weights(self) -> None:
         """Drop what belongs to weights that are gone, or that now have another place."""

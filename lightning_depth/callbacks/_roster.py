@@ -50,6 +50,7 @@ class Roster:
         self._choose = partial(select_layers, model, granularity, include, exclude)
         self._order: ExecutionOrder | None = None
         self._newcomers: set[str] = set()
+        self.executed: frozenset[str] = frozenset()
         self._take(self._choose(), _parts(model))
         self.is_ordered = False
 
@@ -79,6 +80,7 @@ class Roster:
         self._newcomers |= new
         self.release()
         self.is_ordered = False
+        self.executed -= set(gone)
         return gone
 
     def describe_untrained(self, held: Iterable[Parameter]) -> str:
@@ -114,6 +116,7 @@ class Roster:
         """Put the layers in the order that was noted, and return whether they had another."""
         if self._order is None:
             return False
+        self.executed |= self._order.executed
         before, self.layers = self.layers, self._order.finish()
         self._order, self.is_ordered = None, True
         return self.layers != before

@@ -6,6 +6,7 @@ import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,15 +19,18 @@ from lightning_depth.callbacks._clipping import Clipping, norm_after, read_clipp
 from lightning_depth.callbacks._flow import read_flow
 from lightning_depth.callbacks._gradients import GradientTable
 from lightning_depth.callbacks._histograms import count_gradients
+from lightning_depth.callbacks._missing import judge_run
 from lightning_depth.callbacks._norms import HostNorms, Norms
 from lightning_depth.callbacks._optimizers import name_optimizers, parameters_of
 from lightning_depth.callbacks._output_gradients import OutputGradients
-from lightning_depth.callbacks._reading import ratio
+from lightning_depth.callbacks._reading import Reading, ratio
 from lightning_depth.callbacks._record import Counts, Record
 from lightning_depth.callbacks._roster import are_same
 from lightning_depth.callbacks._sharding import read_sharding
 from lightning_depth.callbacks._sources import Source
+from lightning_depth.callbacks._through_time import PROFILE, ThroughTime
 from lightning_depth.callbacks._updates import StepWatcher
+from lightning_depth.findings import Finding
 from lightning_depth.layers import Layer
 
 __all__ = ["Counts", "Record", "Scope", "known_optimizers", "name_of", "open_scope"]
@@ -54,6 +58,8 @@ class Scope:
         outputs: Records the gradients of the layers' outputs, if they are asked for.
         siblings: How many optimizers the run has.
         is_listed: Whether this is one of them; strategies may step others.
+        executed: Layers that are known to have run at the first step.
+        time: Records the gradients through time, if there may be any.
     """
 
     name: str
@@ -69,7 +75,15 @@ class Scope:
     outputs: OutputGradients | None = None
     siblings: int = 1
     is_listed: bool = True
+    executed: frozenset[str] = frozenset()
+    time: ThroughTime | None = None
     record: Record | None = field(default=None, init=False)
+    reading: Reading | None = field(default=None, init=False)
+    """The last one."""
+    profiles: dict[str, list[float]] = field(default_factory=dict, init=False)
+    """What the last measurement says of each module that runs over time."""
+    pending: list[tuple[str, Parameter]] = field(default_factory=list, init=False)
+    """Parameters that never had a gradient, which are looked at between measurements too."""
 
     @property
     def key(self) -> str:
@@ -113,6 +127,10 @@ class Scope:
         earlier, taken = Norms(self.table.device), self.watcher.take()
         start = len(earlier.absorb(taken)) if taken is not None else 0
         numels: dict[str, int] = {}
+        timed: list[str] = []
+        if self.time is not None:
+            timed, profiles = self.time.take(self.table.device, self.table.names)
+            earlier.absorb(profiles)
         if self.outputs is not None:
             norms, numels = self.outputs.take(self.table.device, self.table.layers.names)
             earlier.absorb(norms)
@@ -129,9 +147,15 @@ class Scope:
         if not reuse:
             self.counts.weights = self.table.last_weights
         completed = self.complete(reading.earlier[range(start)])
+        ends = [start, *(start + (place + 1) * PROFILE for place in range(len(timed)))]
+        self.profiles = {
+            name: reading.earlier[range(begin, end)].values.tolist()
+            for name, (begin, end) in zip(timed, pairwise(ends), strict=True)
+        }
         if self.outputs is not None:
-            outputs = reading.earlier[range(start, len(reading.earlier))]
+            outputs = reading.earlier[range(ends[-1], len(reading.earlier))]
             reading = self.table.with_outputs(reading, self.outputs.names, outputs, numels)
+        self.reading = reading
         skipped = self.scaler is not None and not math.isfinite(reading.norm)
         self.counts.measured += 1
         self.counts.skipped += skipped
@@ -139,7 +163,7 @@ class Scope:
             optimizer=self.name,
             step=step,
             epoch=trainer.current_epoch,
-            flow=read_flow(reading),
+            flow=read_flow(reading, self.counts.presence.unsteady()),
             skipped=skipped,
             clipped_norm=norm_after(self.clipping, reading.norm, self.limit, None),
             clipped_fraction=math.nan,
@@ -148,6 +172,28 @@ class Scope:
         if not skipped and (optimizer := self.optimizer()) is not None:
             self.watcher.watch(optimizer, clipped=self.clipping is Clipping.OTHER)
         return self.record, completed
+
+    def wait(self) -> None:
+        """Look at every step at what never had a gradient, where that takes no other rank."""
+        never = () if self.table.is_sharded else self.counts.presence.never(1)
+        self.pending = self.table.find(never) if never else []
+
+    def look(self) -> None:
+        """Note which of the parameters that never had a gradient have one now."""
+        for name, parameter in self.pending:
+            if parameter.requires_grad:
+                self.counts.presence.look(name, given=parameter.grad is not None)
+        self.pending = [(name, p) for name, p in self.pending if p.grad is None]
+
+    def conclude(self, patience: int) -> list[Finding]:
+        """Return what the whole run says of parameters without a gradient.
+
+        Args:
+            patience: Measurements that are needed at least.
+        """
+        if self.reading is None:
+            return []
+        return judge_run(self.counts.presence, self.reading, patience)
 
     def finish(self, *, collective: bool) -> Record | None:
         """Complete the last record now, in a copy of its own.
@@ -206,6 +252,8 @@ def open_scope(
     source: Source,
     outputs: OutputGradients | None,
     update_ratio: bool,
+    executed: frozenset[str] = frozenset(),
+    time: ThroughTime | None = None,
 ) -> Scope:
     """Return the scope of an optimizer that is met for the first time, or that has changed.
 
@@ -219,6 +267,8 @@ def open_scope(
         source: Where gradients and weights are found.
         outputs: Records the gradients of the layers' outputs, if they are asked for.
         update_ratio: Whether the change of the weights is measured.
+        executed: Layers that are known to have run.
+        time: Records the gradients through time, if there may be any.
     """
     parameters = parameters_of(optimizer)
     sharding = read_sharding(
@@ -242,4 +292,6 @@ def open_scope(
         outputs=outputs,
         siblings=max(len(trainer.optimizers), 1),
         is_listed=any(one is optimizer for one in known_optimizers(trainer)),
+        executed=executed,
+        time=time,
     )

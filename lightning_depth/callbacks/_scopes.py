@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from lightning_depth.callbacks._presence import is_part_of
 from lightning_depth.callbacks._record import Counts, Record
 from lightning_depth.callbacks._scope import Scope, name_of, open_scope
 
@@ -23,13 +24,14 @@ class Scopes:
     def __init__(self) -> None:
         self._met: dict[int, Scope] = {}
         self._counts: dict[str, Counts] = {}
+        self._names: dict[str, frozenset[str]] = {}
 
     def __iter__(self) -> Iterator[Scope]:
         return iter(self._met.values())
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model's parameters out of copies."""
-        return {"_met": {}, "_counts": self._counts}
+        return {"_met": {}, "_counts": self._counts, "_names": {}}
 
     def find(self, optimizer: Any) -> Scope | None:
         """Return the scope of an optimizer, which may have changed since it was met."""
@@ -56,6 +58,9 @@ class Scopes:
         counts = self._counts.setdefault(name, Counts())
         scope = open_scope(trainer, pl_module, optimizer, counts, name=name, **options)
         self._met[id(optimizer)] = scope
+        if (known := self._names.get(name)) is not None:
+            counts.presence.meet(own for own in scope.table.names if own not in known)
+        self._names[name] = frozenset(scope.table.names)
         return scope, records
 
     def part(self, scopes: Iterable[Scope] | None = None) -> list[Record]:
@@ -96,11 +101,22 @@ class Scopes:
         counts = [scope.counts for scope in self] or self._counts.values()
         return min((each.due for each in counts), default=0)
 
+    def drop(self, layers: Iterable[str]) -> None:
+        """Forget when layers that are gone, or that were replaced, had a gradient."""
+        gone = tuple(layers)
+        for counts in self._counts.values():
+            counts.presence.forget(gone)
+        self._names = {
+            name: frozenset(own for own in known if not is_part_of(own, gone))
+            for name, known in self._names.items()
+        }
+
     def forget(self) -> None:
         """Forget the optimizers, and keep what was counted."""
         for scope in self:
             scope.watcher.release()
         self._met.clear()
+        self._names.clear()
 
     def clear(self) -> None:
         """Forget everything."""

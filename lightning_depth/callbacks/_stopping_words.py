@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,22 +9,7 @@ import lightning.pytorch as pl
 
 from lightning_depth.errors import ConfigurationError
 
-__all__ = ["best_check", "call_as_written", "refuse_rivals", "weights_in_place"]
-
-
-def call_as_written(kind: type, values: Mapping[str, Any]) -> str:
-    """Return the call that makes an object, with the arguments that differ from the defaults.
-
-    Args:
-        kind: Class of the object.
-        values: Values of its arguments, by name.
-    """
-    given = {
-        name: values[name]
-        for name, parameter in inspect.signature(kind).parameters.items()
-        if name in values and values[name] != parameter.default
-    }
-    return f"{kind.__name__}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+__all__ = ["best_check", "refuse_rivals", "weights_in_place"]
 
 
 def best_check(table: Mapping[str, Sequence[Any]]) -> int | None:
@@ -85,9 +69,9 @@ def refuse_rivals(callback: Any, trainer: pl.Trainer) -> None:
     for other in callbacks:
         if other is not callback and other.state_key == callback.state_key:
             ours = isinstance(other, type(callback))
-            name = repr(other) if ours else f"Lightning's {type(other).__name__}"
+            name = other._as_written() if ours else f"Lightning's {type(other).__name__}"
             raise ConfigurationError(
                 f"Two callbacks watch {callback.monitor!r} and would share one state in a "
-                f"checkpoint: {callback!r} and {name}. Keep one; where both are meant, "
+                f"checkpoint: {callback._as_written()} and {name}. Keep one; where both are meant, "
                 "log the metric under a second name and let one watch that."
             )

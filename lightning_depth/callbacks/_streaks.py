@@ -36,6 +36,8 @@ class Streaks:
         step: int,
         seen: Iterable[Finding],
         certain: Collection[FindingKind] = (),
+        *,
+        least_steps: int = 0,
     ) -> list[Finding]:
         """Take one measurement, and return what has lasted long enough and is not yet told.
 
@@ -44,6 +46,7 @@ class Streaks:
             step: Step of the measurement.
             seen: What this measurement says.
             certain: Kinds that need not last.
+            least_steps: Steps for which it must have lasted, however often it was measured.
 
         Returns:
             Findings as they were first seen, with the step.
@@ -59,7 +62,7 @@ class Streaks:
         return self._tell(
             key
             for key, finding in kinds.items()
-            if self._running[key][0] >= self._patience or finding.kind in certain
+            if self._has_lasted(key, step, least_steps) or finding.kind in certain
         )
 
     def forget(self, layers: Collection[str]) -> None:
@@ -73,6 +76,10 @@ class Streaks:
             for key, (count, first) in self._running.items()
             if not set(first.layers) & set(layers)
         }
+
+    def _has_lasted(self, key: str, step: int, least_steps: int) -> bool:
+        count, first = self._running[key]
+        return count >= self._patience and step - (first.step or 0) >= least_steps
 
     def has_told(self, scope: str, kinds: Collection[FindingKind]) -> bool:
         """Return whether a finding of one of these kinds was told.
@@ -101,6 +108,18 @@ class Streaks:
         """
         return self._tell(key for key in self._running if key.endswith(kind.value))
 
+    def finish(self, scopes: str) -> list[Finding]:
+        """Return what lasted up to the end, twice the patience, but not the steps asked for.
+
+        Args:
+            scopes: What the names of the scopes begin with.
+        """
+        return self._tell(
+            key
+            for key, (count, _) in self._running.items()
+            if key.startswith(scopes) and count >= 2 * self._patience
+        )
+
     def _tell(self, keys: Iterable[str]) -> list[Finding]:
         new = [key for key in keys if key not in self._told]
         self._told += new
@@ -128,5 +147,6 @@ def _same_layers(count: int, first: Finding, new: Finding) -> tuple[int, Finding
     """What began earlier lasts only in the layers of both: branches may take turns."""
     if set(first.layers) <= set(new.layers):
         return count, first
-    common = tuple(layer for layer in new.layers if layer in first.layers)
-    return (count, replace(new, layers=common, step=first.step)) if common else (0, new)
+    if set(new.layers) <= set(first.layers):
+        return count, replace(new, step=first.step)
+    return 0, new

@@ -77,6 +77,8 @@ class ActivationMonitor(DepthCallback):
             put together until they hold as many.
         tau: Share of its layer's average output at or below which a unit is dormant.
         prefix: First part of every logged key.
+        figures: Whether figures are logged, or written where no logger takes them: at most one an
+            epoch and for at most a hundredth of the time, and one at the end.
 
     Example:
         >>> ActivationMonitor(min_samples=1024).tau
@@ -97,8 +99,9 @@ class ActivationMonitor(DepthCallback):
         min_samples: int = 512,
         tau: float = DEFAULT_TAU,
         prefix: str = "activations",
+        figures: bool = True,
     ) -> None:
-        super().__init__(prefix, on_finding, History(_COLUMNS))
+        super().__init__(prefix, on_finding, History(_COLUMNS), figures=figures)
         if every_n_steps is not None:
             check_count("every_n_steps", every_n_steps)
         self.granularity = granularity

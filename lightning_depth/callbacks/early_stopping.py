@@ -5,6 +5,7 @@ A subclass of Lightning's: whoever changes only the import line sees no other di
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 from collections.abc import Mapping
@@ -34,7 +35,6 @@ from lightning_depth.callbacks._stop_signal import (
 from lightning_depth.callbacks._stopping_parts import CriterionRecord, MovingAverage, finite
 from lightning_depth.callbacks._stopping_words import (
     best_check,
-    call_as_written,
     refuse_rivals,
     weights_in_place,
 )
@@ -95,6 +95,8 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         criterion: Rule that takes the place of ``patience``: ``GL``, ``PQ``, ``UP`` or several of
             them combined.
         on_finding: What happens with the verdict on how training ended, see the other callbacks.
+        figures: Whether figures are logged, or written where no logger takes them: at most one an
+            epoch and for at most a hundredth of the time, and one at the end.
 
     Raises:
         ConfigurationError: An argument cannot be used as given.
@@ -130,6 +132,7 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         every_n_steps: int | None = None,
         criterion: StoppingCriterion | None = None,
         on_finding: OnFinding = "warn",
+        figures: bool = True,
     ) -> None:
         LightningEarlyStopping.__init__(
             self,
@@ -145,7 +148,9 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
             check_on_train_epoch_end=check_on_train_epoch_end,
             log_rank_zero_only=log_rank_zero_only,
         )
-        DepthCallback.__init__(self, prefix="early_stopping", on_finding=on_finding)
+        DepthCallback.__init__(
+            self, prefix="early_stopping", on_finding=on_finding, figures=figures
+        )
         if not isinstance(restore_best_weights, bool):
             check_choice("restore_best_weights", restore_best_weights, ("device", "cpu", "disk"))
         if criterion is not None and not isinstance(criterion, StoppingCriterion):
@@ -163,11 +168,6 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         self.check_on_train_epoch_end = check_on_train_epoch_end
         self._fresh_score = self.best_score
         self._begin()
-
-    def __repr__(self) -> str:
-        """Name what differs from the defaults."""
-        hidden = {"on_finding": self._on_finding, "min_delta": abs(self.min_delta)}
-        return call_as_written(EarlyStopping, {**vars(self), **hidden})
 
     @property
     def state_key(self) -> str:
@@ -432,6 +432,10 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
             take_stop_back(trainer, self)
         if reason and self.verbose:
             self._log_info(trainer, reason, self.log_rank_zero_only)
+
+    def _option(self, parameter: inspect.Parameter) -> Any:
+        value = super()._option(parameter)
+        return abs(value) if parameter.name == "min_delta" else value  # kept with the mode's sign
 
     def _extra_state(self) -> dict[str, Any]:
         return {

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
-from lightning_depth.callbacks._gradient_report import confirm, scalars_of
+from lightning_depth.callbacks._gradient_report import TIME, confirm, scalars_of
 from lightning_depth.callbacks._heatmap import draw_heatmap
 from lightning_depth.callbacks._histograms import (
     bring_histograms,
@@ -33,6 +33,7 @@ from lightning_depth.callbacks._scope import Scope, known_optimizers
 from lightning_depth.callbacks._scopes import Scopes
 from lightning_depth.callbacks._sources import HIDDEN, Source, choose_source
 from lightning_depth.callbacks._streaks import Streaks
+from lightning_depth.callbacks._through_time import ThroughTime
 from lightning_depth.callbacks._updates import StepWatcher
 from lightning_depth.errors import check_choice, check_count
 from lightning_depth.findings import Finding, FindingKind
@@ -56,7 +57,10 @@ class GradientFlowMonitor(DepthCallback):
     for the whole network the norm before and after clipping and the factor by which the ratio
     shrinks with every layer toward the input (Glorot and Bengio 2010). Findings are VANISHING,
     EXPLODING, NON_FINITE and NO_GRADIENT, each after it has lasted; a gradient that explodes at
-    the very first step tells of the initialisation, which need not last.
+    the very first step tells of the initialisation, which need not last. NO_GRADIENT is said of
+    parameters that had none in the whole run, sooner where they are cut off from the loss; what
+    takes turns, or begins at zero by design, is no fault. Of recurrent layers VANISHING says how
+    much of the gradient is lost through time.
 
     The first ``patience + 1`` steps are always measured, because a network that cannot pass a
     gradient shows it at its initialisation and may hide it later; so are at least one step of
@@ -89,6 +93,8 @@ class GradientFlowMonitor(DepthCallback):
             measures the gradient of the loss with respect to each layer's output, by hooks at
             measured steps, and judges that.
         prefix: First part of every logged key.
+        figures: Whether figures are logged, or written where no logger takes them: at most one an
+            epoch and for at most a hundredth of the time, and one at the end.
 
     Example:
         >>> monitor = GradientFlowMonitor(every_n_steps=1)
@@ -110,8 +116,9 @@ class GradientFlowMonitor(DepthCallback):
         update_ratio: bool = True,
         signal: Literal["weights", "activations"] = "weights",
         prefix: str = "grad_flow",
+        figures: bool = True,
     ) -> None:
-        super().__init__(prefix, on_finding, History(LAYER_COLUMNS))
+        super().__init__(prefix, on_finding, History(LAYER_COLUMNS), figures=figures)
         if every_n_steps is not None:
             check_count("every_n_steps", every_n_steps)
         self.granularity = granularity
@@ -132,7 +139,9 @@ class GradientFlowMonitor(DepthCallback):
     def _start_watching(self) -> None:
         """Set what belongs to one run and to its model, and is neither copied nor kept."""
         self._roster: Roster | None = None
+        self._time: ThroughTime | None = None
         self._outputs: OutputGradients | None = None
+        self._waiting: dict[int, Scope] = {}
         self._source: Source | None = None
         self._sends_histograms, self._why_nothing = False, "no step was measured"
         self._missed = 0
@@ -143,8 +152,8 @@ class GradientFlowMonitor(DepthCallback):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model's parameters out of copies."""
         self._finish_records()
-        tied: dict[str, Any] = {"_roster": None, "_outputs": None, "_source": None}
-        return {**super().__getstate__(), **tied, "_latest": {}, "_watched": []}
+        tied: dict[str, Any] = {"_roster": None, "_outputs": None, "_source": None, "_time": None}
+        return {**super().__getstate__(), **tied, "_latest": {}, "_watched": [], "_waiting": {}}
 
     @property
     def totals(self) -> dict[str, list[Any]]:
@@ -160,7 +169,7 @@ class GradientFlowMonitor(DepthCallback):
         return super().history
 
     def plot(self) -> tuple[Figure, Axes]:
-        """Draw by depth and step what the findings are about.
+        """Draw by depth and step what the findings are about, over the median of each step.
 
         That is the ratio of gradient to weight, or with ``signal="activations"`` the gradient of
         the loss with respect to the layers' outputs.
@@ -171,10 +180,11 @@ class GradientFlowMonitor(DepthCallback):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        column, label = ("grad_to_weight", "gradient RMS / weight RMS")
+        column, label = "grad_to_weight", "gradient RMS / weight RMS"
         if self.signal == "activations":
-            column, label = ("output_grad_rms", "RMS of the gradient of the layer's output")
-        return draw_heatmap(self.history, column, "Gradient flow by depth", label)
+            column, label = "output_grad_rms", "RMS of the gradient of the layer's output"
+        label = f"{label}, over the step's median"
+        return draw_heatmap(self.history, column, "Gradient flow by depth", label, relative=True)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the layers, so that a pattern that matches nothing is told before training."""
@@ -194,6 +204,8 @@ class GradientFlowMonitor(DepthCallback):
         """Look ahead at the first batch, also where a run goes on in the middle of an epoch."""
         super().on_train_start(trainer, pl_module)
         self._look_ahead()
+        if self._source is not None and trainer.world_size == 1:  # ranks see their own sequences
+            self._time = ThroughTime(pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look ahead at the first batch, when the length of the epoch is known."""
@@ -206,7 +218,7 @@ class GradientFlowMonitor(DepthCallback):
         """At steps that are due, look at the layers and hang hooks where these are needed."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if step_of(trainer) >= self._due:
-            self._prepare(trainer)
+            self._prepare(trainer, pl_module)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -215,6 +227,8 @@ class GradientFlowMonitor(DepthCallback):
         step = step_of(trainer)
         if step >= self._due:
             self._measure(trainer, pl_module, optimizer, step)
+        elif scope := self._waiting.get(id(optimizer)):
+            scope.look()
 
     def on_train_batch_end(
         self,
@@ -230,11 +244,21 @@ class GradientFlowMonitor(DepthCallback):
             self._watched.pop().release()
             if self._outputs is not None:
                 self._outputs.release()
+            if self._time is not None:
+                self._time.release()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Read what the last measured steps changed, while every rank is here to take part."""
+        """Read what the last measured steps changed, while every rank is here to take part.
+
+        What had no gradient in the whole run has none at all.
+        """
         super().on_train_end(trainer, pl_module)
         self._finish_records(collective=True)
+        for scope in self._scopes:
+            for finding in scope.conclude(self.patience):
+                self._add_finding(trainer, finding)
+        for finding in self._streaks.finish(TIME):
+            self._add_finding(trainer, finding)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the last scalars of the epoch, which other callbacks may monitor, and a figure."""
@@ -246,7 +270,7 @@ class GradientFlowMonitor(DepthCallback):
     def _look_ahead(self) -> None:
         self._due, self._epoch_entered = 0, False
 
-    def _prepare(self, trainer: pl.Trainer) -> None:
+    def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find out when the next measurement is due, and get ready for it if it is now."""
         if self._roster is None or self._source is None:
             return
@@ -256,17 +280,26 @@ class GradientFlowMonitor(DepthCallback):
         self._keep_records(self._scopes.part_from_strangers(known_optimizers(trainer)))
         self._due = self._scopes.due
         if step_of(trainer) >= self._due:
-            self._refresh()
+            self._refresh(pl_module)
             self._roster.listen()
             if self._outputs is not None:
                 self._outputs.attach()
+            if self._time is not None:
+                self._time = self._time if self._time.watches else None
+            if self._time is not None:
+                self._time.attach()
 
-    def _refresh(self) -> None:
+    def _refresh(self, pl_module: pl.LightningModule) -> None:
         """Meet the optimizers anew where the layers are no longer what they were."""
         if self._roster is None or (gone := self._roster.refresh()) is None:
             return
         self._streaks.forget(gone)
         self._keep_records(self._scopes.part())
+        self._scopes.drop(gone)
+        self._waiting = {}
+        if self._time is not None:
+            self._time.release()
+            self._time = ThroughTime(pl_module)
         if self._outputs is not None:
             self._outputs.release()
             self._outputs = OutputGradients(self._roster.layers)
@@ -280,7 +313,7 @@ class GradientFlowMonitor(DepthCallback):
         scope = self._scopes.find(optimizer)
         if scope is not None and step < scope.counts.due:
             return
-        self._refresh()
+        self._refresh(pl_module)
         if roster.settle():  # layers have another depth than was thought
             self._keep_records(self._scopes.part())
         scope = self._scopes.find(optimizer)
@@ -293,10 +326,16 @@ class GradientFlowMonitor(DepthCallback):
                 source=source,
                 outputs=self._outputs,
                 update_ratio=self.update_ratio,
+                executed=roster.executed,
+                time=self._time,
             )
             self._keep_records(completed)
         if step >= scope.counts.due:
             self._read(trainer, pl_module, scope, step)
+            scope.wait()
+            self._waiting.pop(id(optimizer), None)
+            if scope.pending:
+                self._waiting[id(optimizer)] = scope
             scope.counts.due = self._next(trainer, scope, step)
 
     def _next(self, trainer: pl.Trainer, scope: Scope, step: int) -> int:
@@ -317,7 +356,7 @@ class GradientFlowMonitor(DepthCallback):
         record, completed = records
         self._watched.append(scope.watcher)
         self._keep_records([completed] if completed else [])
-        for finding in confirm(self._streaks, scope, record):
+        for finding in confirm(self._streaks, scope, record, self.patience):
             self._add_finding(trainer, finding)
         if self.log_histograms and self._roster is not None:
             counted = scope.count_gradients(self._roster.layers, here=self._sends_histograms)
@@ -368,6 +407,8 @@ class GradientFlowMonitor(DepthCallback):
             self._roster.release()
         if self._outputs is not None:
             self._outputs.release()
+        if self._time is not None:
+            self._time.release()
         self._scopes.forget()
         self._start_watching()
 
@@ -394,5 +435,5 @@ class GradientFlowMonitor(DepthCallback):
         self._totals.load_state_dict(state["totals"])
         self._streaks.load_state_dict(state["streaks"])
         self._scopes.load_state_dict(state["counts"])
-        self._latest, self._watched = {}, []
+        self._latest, self._watched, self._waiting = {}, [], {}
         self._look_ahead()

@@ -90,6 +90,8 @@ class LayerSeparabilityProbe(DepthCallback):
         log_layers: Whether every layer's measures are logged too.
         prefix: First part of the logged keys.
         on_finding: What happens when something is found, see ``DepthCallback``.
+        figures: Whether figures are logged, or written where no logger takes them: at most one an
+            epoch and for at most a hundredth of the time, and one at the end.
 
     Raises:
         ConfigurationError: An argument cannot be used as given, or a pattern matches no layer.
@@ -120,8 +122,9 @@ class LayerSeparabilityProbe(DepthCallback):
         log_layers: bool = False,
         prefix: str = "separability",
         on_finding: OnFinding = "warn",
+        figures: bool = True,
     ) -> None:
-        super().__init__(prefix=prefix, on_finding=on_finding)
+        super().__init__(prefix=prefix, on_finding=on_finding, figures=figures)
         check_choice("granularity", granularity, ("block", "leaf"))
         self.granularity = granularity
         self.include = include

@@ -18,8 +18,10 @@ from lightning_depth.callbacks._activity_findings import (
     read_layers,
 )
 from lightning_depth.callbacks._activity_host import bring
-from lightning_depth.callbacks._flow import judge, read_flow
+from lightning_depth.callbacks._flow import read_flow
+from lightning_depth.callbacks._flow_findings import judge
 from lightning_depth.callbacks._gradients import GradientTable
+from lightning_depth.callbacks._missing import judge_pass
 from lightning_depth.callbacks._sharding import Sharding
 from lightning_depth.errors import MisuseError
 from lightning_depth.findings import Finding, rank_findings
@@ -114,7 +116,7 @@ def measure_gradients(
         norm=reading.norm,
         shrink_per_layer=flow.trend.shrink_per_layer,
         first_to_last=flow.trend.first_to_last,
-        findings=tuple(rank_findings(judge(flow, None, scaled=False))),
+        findings=tuple(rank_findings([*judge_pass(reading), *judge(flow, None, scaled=False)])),
         shrink_interval=(flow.trend.low, flow.trend.high),
         decades=flow.trend.decades,
         trend_layers=tuple(layer.layer.name for layer in flow.layers),

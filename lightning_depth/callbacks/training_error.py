@@ -68,6 +68,8 @@ class TrainingErrorMonitor(DepthCallback):
         error: Metric that takes outputs and targets; default: the share of wrong classes.
         prefix: First part of the logged keys ``error`` and ``loss``.
         on_finding: What happens when something is found, see the other callbacks.
+        figures: Whether figures are logged, or written where no logger takes them: at most one an
+            epoch and for at most a hundredth of the time, and one at the end.
 
     Raises:
         ConfigurationError: An argument cannot be used as given, or the module has no method
@@ -90,8 +92,9 @@ class TrainingErrorMonitor(DepthCallback):
         error: Metric | None = None,
         prefix: str = "train_error",
         on_finding: OnFinding = "warn",
+        figures: bool = True,
     ) -> None:
-        super().__init__(prefix=prefix, on_finding=on_finding)
+        super().__init__(prefix=prefix, on_finding=on_finding, figures=figures)
         self.max_samples = check_count("max_samples", max_samples)
         self.every_n_epochs = check_count("every_n_epochs", every_n_epochs)
         self.predict = predict

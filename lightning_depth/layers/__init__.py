@@ -19,6 +19,7 @@ from lightning_depth.layers._select import (
     watched_share,
 )
 from lightning_depth.layers._tree import unwrap
+from lightning_depth.layers._weights import is_scale, is_weight, weight_parameters
 
 __all__ = [
     "ExecutionRecorder",
@@ -29,8 +30,10 @@ __all__ = [
     "feature_axis",
     "is_channels_last",
     "is_compiled",
+    "is_scale",
     "is_sequence",
     "is_time_first",
+    "is_weight",
     "layer_parameters",
     "main_output",
     "main_tensor",
@@ -39,4 +42,5 @@ __all__ = [
     "unwatched_parameters",
     "unwrap",
     "watched_share",
+    "weight_parameters",
 ]

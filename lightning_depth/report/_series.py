@@ -95,12 +95,9 @@ def band(lines: Sequence[tuple[Iterable[Any], Iterable[Any]]]) -> Band:
 
 
 def curves(trials: Sequence[Mapping[str, Any]], column: str) -> Band:
-    """Return an error curve over epochs (counted from 1) for the trials of one arm."""
+    """Return an error curve over epochs, counted from 0, for the trials of one arm."""
     stored = [trial.get("curves") or {} for trial in trials]
-    epochs = [[value + 1 for value in curve.get("epoch", ())] for curve in stored]
-    return band(
-        [(epoch, curve.get(column, ())) for epoch, curve in zip(epochs, stored, strict=True)]
-    )
+    return band([(curve.get("epoch", ()), curve.get(column, ())) for curve in stored])
 
 
 def _histories(

@@ -29,6 +29,13 @@ from lightning_depth.study.versions import installed_versions
 
 __all__ = ["evaluate", "run_trial"]
 
+_LOGGED = {
+    "train_error": "train_error/error",
+    "train_loss": "train_error/loss",
+    "val_error": "val/error",
+    "val_loss": "val/loss",
+}
+"""The columns of a result by the names under which the callbacks and the module log them."""
 _WARM_UP_STEPS = 5
 _TIMED_BATCHES = 20
 
@@ -139,7 +146,7 @@ def _train(job: Job, notify: Callable[[int], None]) -> dict[str, Any]:
     fit_s = time.perf_counter() - begun
     measured = _measure(network, data)
     if isinstance(logger, WandbLogger):
-        final = {f"final/{name}": value for name, value in measured["metrics"].items()}
+        final = {f"final/{_LOGGED[name]}": value for name, value in measured["metrics"].items()}
         logger.experiment.summary.update(final)
     return {
         "schema": SCHEMA,

@@ -168,6 +168,26 @@ class Forgotten(nn.Module):
         return self.net(images)
 
 
+class PixelRNN(nn.Module):
+    """Reads a picture pixel by pixel, with recurrent weights that shrink the state every step."""
+
+    def __init__(self, recurrent: nn.RNN | nn.RNNCell, gain: float) -> None:
+        super().__init__()
+        self.recurrent, self.head = recurrent, nn.Linear(recurrent.hidden_size, 10)
+        for name, weight in recurrent.named_parameters():
+            if "weight_hh" in name:
+                nn.init.orthogonal_(weight, gain)
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = images.flatten(1)[..., None]
+        if isinstance(self.recurrent, nn.RNN):
+            return self.head(self.recurrent(pixels)[0][:, -1])
+        state = None
+        for pixel in pixels.unbind(1):
+            state = self.recurrent(pixel, state)
+        return self.head(state)
+
+
 def insert(
     net: nn.Sequential, place: int, function: nn.Module | Callable[[Tensor], Tensor]
 ) -> nn.Sequential:

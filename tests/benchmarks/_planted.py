@@ -17,6 +17,7 @@ from lightning_depth.networks import build_convnet, build_mlp
 from tests.benchmarks._faults import (
     Fault,
     Forgotten,
+    PixelRNN,
     SelfDivision,
     cnn,
     flatten_layer,
@@ -213,6 +214,13 @@ def planted_faults() -> list[Fault]:
         "a loss in the wrong unit makes steps of plain SGD larger than the weights",
         {"build": lambda: mlp(4), **SGD, "loss_scale": 1e5},
         {"build": lambda: residual(4), **SGD, "loss_scale": 1e6},
+    )
+    plant(
+        "a recurrent net over hundreds of contracting steps",
+        "VANISHING",
+        "every step of time takes a factor, so that nothing of the first steps reaches the loss",
+        {"build": lambda: PixelRNN(nn.RNN(1, 32, batch_first=True), 0.5), "size": 16},
+        {"build": lambda: PixelRNN(nn.RNNCell(1, 24), 0.7), "size": 14, **SGD},
     )
     for planting in missed_faults():
         plant(*planting)

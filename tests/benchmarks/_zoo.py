@@ -17,8 +17,10 @@ from tests.benchmarks._case import Case, digit, digits_loaders, fit
 from tests.benchmarks._zoo_misleading import misleading_cases
 from tests.benchmarks._zoo_modules import DCGAN, MoCo
 from tests.benchmarks._zoo_nets import (
+    Dropped,
     GatedBlock,
     PreNormBlock,
+    Routed,
     RowLSTM,
     RowTransformer,
     SideBlock,
@@ -45,6 +47,16 @@ def _rezero() -> nn.Module:
 
 def _layer_scale() -> nn.Module:
     return block_stack([GatedBlock(48, torch.full((48,), 1e-4)) for _ in range(12)])
+
+
+def _small_scale(size: float) -> nn.Module:
+    return block_stack([GatedBlock(48, torch.full((48,), size)) for _ in range(12)])
+
+
+def _zero_head() -> nn.Module:
+    net = dense_stack(nn.GELU, 3)
+    nn.init.zeros_(list(net.modules())[-1].weight)
+    return net
 
 
 def _side_branches() -> nn.Module:
@@ -91,6 +103,10 @@ def classifiers() -> list[Case]:
         digit("rezero-12", _rezero),
         digit("layer-scale-12", _layer_scale),
         digit("side-branches-10", _side_branches),
+        digit("layer-drop-8", lambda: Dropped(48, 8)),
+        digit("routed-experts", lambda: Routed(48)),
+        digit("layer-scale-1e-6", lambda: _small_scale(1e-6)),
+        digit("zero-head", _zero_head),
         digit("solved-mlp-4", lambda: dense_stack(nn.ReLU, 4), epochs=150, learning_rate=2e-3),
     ]
 

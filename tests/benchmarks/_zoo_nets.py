@@ -66,6 +66,47 @@ class GatedBlock(PreNormBlock):
         return features + self.gate * self.branch(features)
 
 
+class Dropped(nn.Module):
+    """Pre-norm blocks, each of which is left out of half of the steps (LayerDrop)."""
+
+    def __init__(self, width: int, blocks: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Flatten(), nn.Linear(64, width))
+        self.blocks = nn.ModuleList(PreNormBlock(width) for _ in range(blocks))
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images)
+        for block in self.blocks:
+            if not self.training or torch.rand(()) < 0.5:
+                features = block(features)
+        return self.head(features)
+
+
+class Routed(nn.Module):
+    """Every picture goes to one of eight experts, of which some seldom have one."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU())
+        self.router = nn.Linear(width, 8)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            for _ in range(8)
+        )
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images)
+        shares, chosen = self.router(features).softmax(-1).max(-1)
+        mixed = features
+        for place, expert in enumerate(self.experts):
+            rows = (chosen == place).nonzero()[:, 0]
+            if len(rows):
+                mixed = mixed.index_add(0, rows, shares[rows, None] * expert(features[rows]))
+        return self.head(mixed)
+
+
 class SideBlock(PreNormBlock):
     """A residual block with a side branch behind a gate of its own."""
 

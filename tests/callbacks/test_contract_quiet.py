@@ -1,4 +1,4 @@
-"""Every callback logs a handful of scalars and one figure an epoch."""
+"""Every callback logs a handful of scalars, on Lightning's own step axis."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from tests.callbacks._runs import (
@@ -47,17 +47,6 @@ def test_scalars_are_on_lightnings_own_step_axis(name: str, tmp_path: Path) -> N
     steps = {row["step"] for row in rows}
     assert steps <= {str(step) for step in range(2 * NUM_BATCHES)}
     assert last_of_epoch <= steps
-
-
-@every_observer
-def test_one_figure_an_epoch(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    logger = TensorBoardLogger(tmp_path)
-    shown: list[int] = []
-    monkeypatch.setattr(
-        logger.experiment, "add_figure", lambda key, figure, global_step: shown.append(global_step)
-    )
-    fit(make(name), logger=logger)
-    assert shown == [NUM_BATCHES - 1, 2 * NUM_BATCHES - 1]
 
 
 @every_callback

@@ -17,7 +17,7 @@ from tests.callbacks._runs import NUM_BATCHES, observers
 from tests.callbacks._wandb_file import history_rows
 
 ROOT = Path(__file__).parents[2]
-EPOCH_ENDS = [NUM_BATCHES - 1, 2 * NUM_BATCHES - 1]
+LAST_STEP = 2 * NUM_BATCHES - 1
 
 # In a process of its own, because the threads of W&B's service would outlive the test.
 SCRIPT = """
@@ -100,7 +100,7 @@ def test_no_row_is_dropped(runs: Any, number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_every_figure_is_there_at_the_end_of_its_epoch(runs: Any, number: int) -> None:
+def test_every_figure_is_there_at_the_end_of_the_run(runs: Any, number: int) -> None:
     rows, _ = runs[number]
     figures: dict[str, list[int]] = {}
     for row in rows:
@@ -108,7 +108,7 @@ def test_every_figure_is_there_at_the_end_of_its_epoch(runs: Any, number: int) -
             if key.endswith("._type"):
                 figures.setdefault(key, []).append(row["trainer/global_step"])
     assert len(figures) == len(observers())
-    assert all(steps == EPOCH_ENDS for steps in figures.values())
+    assert all(steps == [LAST_STEP] for steps in figures.values())
 
 
 def test_two_runs_in_one_process_do_not_mix(runs: Any) -> None:

@@ -539,16 +539,17 @@ def test_its_name_says_what_differs_from_the_defaults() -> None:
     stopping = EarlyStopping("val_acc", 0.01, patience=7, mode="max", restore_best_weights="disk")
     assert repr(stopping) == (
         "EarlyStopping(monitor='val_acc', min_delta=0.01, patience=7, mode='max', "
-        "restore_best_weights='disk')"
+        "restore_best_weights='disk'): not run yet"
     )
     assert repr(EarlyStopping("val_loss", criterion=GL(5.0))) == (
-        "EarlyStopping(monitor='val_loss', criterion=GL(alpha=5.0))"
+        "EarlyStopping(monitor='val_loss', criterion=GL(alpha=5.0)): not run yet"
     )
-    assert repr(EarlyStopping("x", 0.5)) == "EarlyStopping(monitor='x', min_delta=0.5)"
+    name = "EarlyStopping(monitor='x', min_delta=0.5): not run yet"
+    assert repr(EarlyStopping("x", 0.5)) == name
 
 
 def test_its_name_is_made_of_what_was_given_after_a_run_too() -> None:
     stopping = EarlyStopping("val_loss")
     fit(ScriptedModule(), stopping, max_epochs=1)
-    assert repr(stopping) == "EarlyStopping(monitor='val_loss')"
+    assert repr(stopping) == "EarlyStopping(monitor='val_loss'): 0 findings, 1 measurement"
     assert torch.isfinite(stopping.best_score)

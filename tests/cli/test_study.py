@@ -154,3 +154,5 @@ def test_offline_runs_of_wandb_are_grouped_by_study(
     assert b"deep-seed0" in stored
     assert b"thin-seed0" in stored
     assert len(re.findall(rb"mine-[0-9a-f]{8}", stored)) >= 2
+    for key in (b"train_error/error", b"train_error/loss", b"val/error", b"val/loss"):
+        assert b"final/" + key in stored

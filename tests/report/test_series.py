@@ -39,9 +39,9 @@ def test_band_without_a_number_is_empty(lines: list[tuple[list[int], list[None]]
     assert band(lines).is_empty
 
 
-def test_epochs_are_counted_from_one() -> None:
+def test_epochs_are_counted_from_zero_as_lightning_does() -> None:
     trial = {"curves": {"epoch": [0, 1], "train_error": [0.9, 0.1]}}
-    assert curves([trial], "train_error").x.tolist() == [1, 2]
+    assert curves([trial], "train_error").x.tolist() == [0, 1]
 
 
 def test_gradients_are_geometric_means_over_seeds() -> None:
