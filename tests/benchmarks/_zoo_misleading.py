@@ -243,7 +243,7 @@ class Augmented(nn.Module):
 
 def _grown_convnext() -> nn.Module:
     """Layer scales of 10^-6 that a high rate lets grow until they are near one."""
-    return ConvNeXt(1, 10, depths=(1, 1, 2, 1), dims=(8, 16, 24, 32), patch_size=2)
+    return ConvNeXt(1, 10, depths=(1, 1, 2, 1), dims=(8, 16, 24, 32), patch_size=4)
 
 
 def _mixer() -> nn.Module:
@@ -273,7 +273,7 @@ def misleading_classifiers() -> list[Case]:
         digit("time-first-gru", TimeFirst, learning_rate=3e-3),
         digit("layer-drop-transformer", LayerDropTransformer),
         digit("rare-experts", RareExperts),
-        digit("convnext-grown-scales", _grown_convnext, 16, 20, learning_rate=1e-2),
+        digit("convnext-grown-scales", _grown_convnext, 32, 20, learning_rate=1e-2),
         digit("mixer-zero-head", _mixer, size=16),
         digit("vit-zero-head", _zero_headed_vit, size=16),
         digit("long-lstm", LongLSTM, 12, 12, learning_rate=5e-3),
