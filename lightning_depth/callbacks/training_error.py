@@ -1,42 +1,51 @@
-"""Error and loss on the training data in evaluation mode.
+"""What the module's own validation step says of training data.
 
 The training loss that a loop logs is measured on changing weights, with dropout, batch statistics
-and augmentation on. Only the same data in evaluation mode tells a deep network that overfits from
-one that never trained (He et al. 2015, arXiv:1512.03385, figure 1).
+and augmentation on. Only the same data in evaluation mode, measured by the same step as validation,
+tells a deep network that overfits from one that never trained (He et al. 2015, arXiv:1512.03385,
+figure 1).
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-import numpy as np
-import torch
-from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
-from lightning_depth import _extras
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
-from lightning_depth.callbacks._curves_figure import draw_curve
 from lightning_depth.callbacks._ending import find_untrained
-from lightning_depth.callbacks._training_samples import (
-    CollectedShare,
-    TrainingShare,
-    find_loader,
-    map_style,
+from lightning_depth.callbacks._error_figure import choose_shown, draw_errors
+from lightning_depth.callbacks._error_keys import name_columns, own_key
+from lightning_depth.callbacks._evaluation import add_ranks
+from lightning_depth.callbacks._measuring import (
+    Ask,
+    Measured,
+    Record,
+    choose_way,
+    find_known,
+    measure,
 )
+from lightning_depth.callbacks._mode_gap import (
+    GAP_SAMPLES,
+    PATIENCE,
+    UPDATES,
+    Losses,
+    ModeGap,
+    describe_gap,
+    find_gap_key,
+    find_running,
+    is_settled,
+)
+from lightning_depth.callbacks._training_samples import Share, gather_share, listen
 from lightning_depth.errors import ConfigurationError, check_count
-from lightning_depth.findings import Finding
-from lightning_depth.functional.classification import (
-    IGNORED,
-    chance_error,
-    chance_loss,
-    classification_sums,
-)
+from lightning_depth.findings import Finding, FindingKind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,27 +55,35 @@ __all__ = ["TrainingErrorMonitor"]
 
 
 class TrainingErrorMonitor(DepthCallback):
-    """Measure error and loss on a fixed share of the training data, in evaluation mode.
+    """Measure on training data what the module's own ``validation_step`` measures on validation's.
+
+    What the step logs, and what ``on_validation_epoch_end`` makes of it, is kept under the step's
+    own keys without their word for validation: ``val_loss`` and ``val/loss`` are
+    ``train_error/loss``. So it is the number to hold against validation, of any task.
 
     The samples come from ``train_eval_dataloader()`` of the data module (or of the module) where
-    it exists: training data in fixed order without augmentation. Otherwise they are read from the
-    data set of the training loader, with its transforms, always the same draws; data that cannot
-    be indexed is covered by its first batches. Training is not disturbed: modes, random number
-    generators, BatchNorm statistics and the training loader are left as found.
+    it exists: training data in fixed order without augmentation. Otherwise they are copies of
+    batches that the first epoch reads, spread over it, at most 256 MiB; the same ones each time.
+    Training is not disturbed: what a step changes on the module is taken back (modes, buffers,
+    metrics, lists, random numbers), and what it sends to a logger does not arrive.
 
-    Batches are pairs ``(x, y)`` and ``module(x)`` gives logits of shape ``(N, classes, ...)``, or
-    ``predict`` says how to get there.
+    Where there is no ``validation_step``, or it does not take training batches, class error and
+    cross-entropy are measured of pairs ``(x, y)`` with labels ``(B,)`` and ``module(x)`` of shape
+    ``(B, C)``. Of anything else nothing is measured, and it is said why.
+
+    With normalization layers the loss is also compared with what it is under the statistics of
+    each batch: a network that is good only in training mode is told as MODE_GAP.
 
     Args:
-        max_samples: At most this many training samples are looked at, drawn once; the same ones
-            each time, spread over the processes.
+        max_samples: Batches of training data are taken until they hold this many samples, spread
+            over the processes.
         every_n_epochs: Measure at the end of each n-th epoch.
         predict: Name of a method of the LightningModule that takes a whole batch and returns
-            outputs and targets, for batches that are not ``(x, y)``.
+            outputs and targets, to be measured by ``loss`` and ``error`` instead of the step.
         loss: Module that takes outputs and targets and returns their mean loss; default:
-            cross-entropy.
+            cross-entropy, where these are classes.
         error: Metric that takes outputs and targets; default: the share of wrong classes.
-        prefix: First part of the logged keys ``error`` and ``loss``.
+        prefix: First part of the logged keys.
         on_finding: What happens when something is found, see the other callbacks.
         figures: Whether figures are logged, or written where no logger takes them: at most one an
             epoch and for at most a hundredth of the time, and one at the end.
@@ -100,18 +117,55 @@ class TrainingErrorMonitor(DepthCallback):
         self.predict = predict
         self.loss = loss
         self.error = error
-        self._share: TrainingShare | CollectedShare | None = None
-        self._class_counts: list[float] | None = None
+        self._record, self._gap = Record(), ModeGap()
+        self._lasting: Finding | None = None
+        self._share: Share | None = None
+        self._end_listening: Callable[[], None] | None = None
+        self._stored: Mapping[str, Any] | None = None
+        self._validated = False
+
+    # What users read.
 
     @property
     def chance_error(self) -> float | None:
-        """Error of always answering the commonest class; None before the first measurement."""
-        return chance_error(self._class_counts) if self._class_counts else None
+        """Error of always answering the commonest class; None where no error is measured."""
+        return self._record.chance("error")
 
     @property
     def chance_loss(self) -> float | None:
-        """Cross-entropy of always answering the shares of the classes, in nats."""
-        return chance_loss(self._class_counts) if self._class_counts else None
+        """Cross-entropy of the shares of the classes, in nats; None where none is measured."""
+        return self._record.chance("loss")
+
+    @property
+    def mode_gap(self) -> float | None:
+        """How many times the loss is larger with running statistics; None where nothing lasts."""
+        found = any(finding.kind is FindingKind.MODE_GAP for finding in self._found)
+        return self._gap.ratio if found else None
+
+    def twin_of(self, monitor: str) -> str | None:
+        """Return the column of ``history`` that is the same quantity on training data.
+
+        Args:
+            monitor: Key of a validation metric.
+
+        Returns:
+            The column that the same line of the module's step fills; None where there is none.
+        """
+        columns = self._record.columns if self._record.way == "step" else {}
+        return next((columns[key] for key in own_key(monitor) if key in columns), None)
+
+    def plot(self) -> tuple[Figure, Axes]:
+        """Draw what was measured over the epochs, with validation and chance where known.
+
+        Returns:
+            The figure and its uppermost axes.
+        """
+        chances = {
+            column: self._record.chance(quantity) for column, quantity in self._record.known.items()
+        }
+        return draw_errors(self.history, self._columns(), chances)
+
+    # Hooks.
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check that the module can do what is asked of it.
@@ -127,12 +181,25 @@ class TrainingErrorMonitor(DepthCallback):
                 f"`predict` must be the name of a method of {type(pl_module).__name__}, "
                 f"but got {self.predict!r}."
             )
-        self._share = None
+        self._detach()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gather the share, or begin to: it is complete when the first epoch ends.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The user's module.
+        """
+        self._share = gather_share(trainer, self.max_samples)
+        if self._stored is not None and trainer.world_size == 1:  # it is rank zero's
+            self._share.load_state_dict(self._stored)
+        if not self._share.full:
+            self._end_listening = listen(trainer, self._share.offer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the first batches of data that cannot be read again.
+        """Try on the first batch what can be measured.
 
         Args:
             trainer: The Trainer.
@@ -140,12 +207,18 @@ class TrainingErrorMonitor(DepthCallback):
             batch: A training batch.
             batch_idx: Its number in the epoch.
         """
-        if self._share is None:
-            self._share = self._choose_share(trainer)
-            if self.predict is None:
-                _pair(batch)
-        if isinstance(self._share, CollectedShare):
-            self._share.offer(batch)
+        lazy = any(map(is_lazy, pl_module.parameters())) if self._is_undecided else True
+        if self._is_undecided and self._agree(trainer) and not lazy:
+            self._choose(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that validation has measured since the last epoch ended.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The user's module.
+        """
+        self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure and log.
@@ -154,150 +227,231 @@ class TrainingErrorMonitor(DepthCallback):
             trainer: The Trainer.
             pl_module: The user's module.
         """
-        if (trainer.current_epoch + 1) % self.every_n_epochs or self._share is None:
+        self._stop_listening()
+        if self._share is not None:
+            self._share.close()
+        validated, self._validated = self._validated, False
+        if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         if not self._agree(trainer):
             return
-        error, loss, num_samples = self._measure(trainer, pl_module)
-        self._history.append(
-            epoch=trainer.current_epoch,
-            step=trainer.global_step,
-            error=error,
-            loss=loss,
-            num_samples=num_samples,
-        )
-        self._log(pl_module, {"error": error, "loss": loss}, epoch_end=True)
-        self._log_figure(trainer)
+        if self._is_undecided:
+            self._choose(trainer, pl_module)
+        if not self._record.reason:
+            self._measure(trainer, pl_module, validated=validated)
 
-    def plot(self) -> tuple[Figure, Axes]:
-        """Draw error and loss over the epochs, one above the other.
-
-        Returns:
-            The figure and its upper axes, which show the error.
-        """
-        table = self.history
-        figure = _extras.matplotlib_figure().Figure(figsize=(6, 5), layout="constrained")
-        upper, lower = figure.subplots(2, sharex=True)
-        for axes, name in ((upper, "error"), (lower, "loss")):
-            draw_curve(axes, table.get("epoch", []), table.get(name, []), name)
-            axes.set_ylabel(name)
-        upper.set_title("Training data in evaluation mode")
-        lower.set_xlabel("epoch")
-        return figure, upper
-
-    def _choose_share(self, trainer: pl.Trainer) -> TrainingShare | CollectedShare:
-        with isolate_rng(include_cuda=False):
-            loader = find_loader(trainer)
-        if not map_style(loader):
-            return CollectedShare(-(-self.max_samples // trainer.world_size))
-        first = None
-        if trainer.overfit_batches:  # type: ignore[attr-defined]
-            first = int(trainer.num_training_batches) * int(loader.batch_size or 1)
-        return TrainingShare(
-            loader, self.max_samples, trainer.global_rank, trainer.world_size, first
-        )
-
-    def _measure(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule
-    ) -> tuple[float, float, int]:
-        """Return error, loss and the number of samples, the same on every rank."""
-        assert self._share is not None
-        sums: list[Tensor] = []
-        if self.error is not None:
-            self.error.to(pl_module.device).reset()
-        with _undisturbed(pl_module), trainer.precision_plugin.val_step_context():
-            for batch, count in self._share:
-                moved = trainer.strategy.batch_to_device(batch)
-                outputs, targets = self._answer(pl_module, moved)
-                sums.append(self._compare(outputs[:count], targets[:count], count))
-        wrong, loss, answers, num_samples, *class_counts = _total(trainer, sums)
-        self._class_counts = self._class_counts or class_counts
-        error = wrong / answers if self.error is None else float(self.error.compute())
-        return error, loss / answers, int(num_samples)
-
-    def _answer(self, pl_module: pl.LightningModule, batch: Any) -> tuple[Tensor, Tensor]:
-        if self.predict is not None:
-            outputs, targets = getattr(pl_module, self.predict)(batch)
-            return outputs, targets
-        inputs, targets = _pair(batch)
-        return pl_module(inputs), targets
-
-    def _compare(self, outputs: Tensor, targets: Tensor, count: int) -> Tensor:
-        """Return wrong answers, loss, answers, samples and, the first time, samples per class."""
-        samples = outputs.new_tensor([count], dtype=torch.float32)
-        if self.error is not None:
-            self.error.update(outputs, targets)
-        if self.loss is not None:
-            loss = self.loss(outputs, targets).float().reshape(1) * count
-            return torch.cat([torch.zeros_like(loss), loss, samples, samples])
-        sums = torch.cat([classification_sums(outputs, targets), samples])
-        if self._class_counts is not None or targets.is_floating_point():
-            return sums
-        known = targets[targets != IGNORED]
-        return torch.cat([sums, torch.bincount(known, minlength=outputs.shape[1]).float()])
+    # What the base asks for.
 
     def _conclude(self, trainer: pl.Trainer) -> list[Finding]:
         """Whether the network fitted its training data; early stopping, if there, knows more."""
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
-        judged = any(hasattr(callback, "_judges_ending") for callback in callbacks)
-        errors = self._history.table().get("error", [])
-        return [] if judged or self.error is not None else find_untrained(errors, self.chance_error)
+        if self.mode_gap is not None:
+            return []
+        if self._lasting is not None:  # the run ends with statistics that have not followed
+            return [self._lasting]
+        if any(hasattr(each, "_judges_ending") for each in callbacks):
+            return []
+        return _judge(self._history.table(), self._record)
 
     def _summary(self) -> str:
-        table = self._history.table()
+        record, table = self._record, self._history.table()
+        if record.reason:
+            return f"TrainingErrorMonitor measured nothing: {record.reason}."
         if not table:
             return ""
-        error, loss, epoch = table["error"][-1], table["loss"][-1], table["epoch"][-1]
-        return f"Training error in evaluation mode: {error:.3g} (loss {loss:.3g}, epoch {epoch})."
-
-    def _extra_state(self) -> dict[str, Any]:
-        return {"class_counts": self._class_counts}
-
-    def _load_extra_state(self, state: Mapping[str, Any]) -> None:
-        self._class_counts = state["class_counts"]
+        values = ", ".join(
+            f"{column} {table[column][-1]:.3g}"
+            for column in choose_shown(self._columns())
+            if table[column][-1] is not None
+        )
+        samples, epoch = table["num_samples"][-1], table["epoch"][-1]
+        note = f" ({record.note})" if record.note else ""
+        return (
+            f"Training data in evaluation mode: {values} (epoch {epoch}, {samples} samples){note}."
+        )
 
     def _detach(self) -> None:
+        self._stop_listening()
         self._share = None
 
+    def _reset(self) -> None:
+        super()._reset()
+        self._record, self._gap, self._lasting = Record(), ModeGap(), None
+        self._stored = None
 
-def _pair(batch: Any) -> tuple[Any, Any]:
-    if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
-        return batch[0], batch[1]
-    raise ConfigurationError(
-        "`TrainingErrorMonitor` needs batches (x, y) with a tensor y, but got a "
-        f"{type(batch).__name__}: name a method of the LightningModule that takes the batch and "
-        "returns outputs and targets, as `TrainingErrorMonitor(predict='my_method')`."
-    )
+    def _extra_state(self) -> dict[str, Any]:
+        share = None if self._share is None else self._share.state_dict()
+        return {"record": asdict(self._record), "gap": asdict(self._gap), "share": share}
+
+    def _load_extra_state(self, state: Mapping[str, Any]) -> None:
+        self._record = Record(**state.get("record", {}))
+        self._gap = ModeGap(**state.get("gap", {}))
+        self._stored = state.get("share")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the share, and what listens for it."""
+        return {**super().__getstate__(), "_share": None, "_end_listening": None, "_stored": None}
+
+    # Inside.
+
+    @property
+    def _is_undecided(self) -> bool:
+        return self._record.way is None and not self._record.reason
+
+    def _meets(self, trainer: pl.Trainer, hook: str) -> bool:
+        """The ranks also meet to try what can be measured."""
+        tries = hook == "on_train_batch_start" and self._is_undecided
+        return tries or super()._meets(trainer, hook)
+
+    def _stop_listening(self) -> None:
+        if self._end_listening is not None:
+            self._end_listening()
+            self._end_listening = None
+
+    def _columns(self) -> list[str]:
+        known = set(self._record.columns.values())
+        return [name for name in self._history.table() if name in known]
+
+    def _ask(self) -> Ask | None:
+        """How classes are counted, None for the module's own step."""
+        return None if self._record.way == "step" else Ask(self.predict, self.loss, self.error)
+
+    def _choose(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert self._share is not None
+        first = self._share.first(_on_every_rank(trainer, min(1, len(self._share))))
+        ask = Ask(self.predict, self.loss, self.error)
+        self._record = choose_way(trainer, pl_module, first, ask)
+        if self._record.reason:
+            self._give_up(self._record.reason)
+
+    def _give_up(self, reason: str) -> None:
+        self._record.reason = reason
+        self._detach()
+        rank_zero_warn(f"TrainingErrorMonitor measures nothing: {reason}.")
+
+    def _measure(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, validated: bool
+    ) -> None:
+        assert self._share is not None
+        count = _on_every_rank(trainer, len(self._share))
+        measured = measure(trainer, pl_module, self._share.first(count), self._ask())
+        if measured.failure:
+            self._give_up(f"it failed in epoch {trainer.current_epoch} ({measured.failure})")
+            return
+        columns = self._name(measured)
+        row = {columns[key]: value for key, value in measured.values.items() if key in columns}
+        self._identify(trainer, pl_module, row, measured, count)
+        self._history.append(
+            epoch=trainer.current_epoch,
+            step=trainer.global_step,
+            **row,
+            num_samples=measured.num_samples,
+            **(self._read_validation(trainer) if validated else {}),
+        )
+        self._log(pl_module, row, epoch_end=True)
+        self._look_for_gap(trainer, pl_module, row, count)
+        self._log_figure(trainer)
+
+    def _name(self, measured: Measured) -> dict[str, str]:
+        """Return a column for each key; those of the first measurement stay for the run."""
+        record = self._record
+        if not record.columns:
+            record.columns = name_columns(measured.values)
+        for key in measured.values.keys() - record.columns.keys():
+            record.columns[key] = key
+        record.note = record.note or measured.note
+        return record.columns
+
+    def _identify(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        row: Mapping[str, float],
+        measured: Measured,
+        count: int,
+    ) -> None:
+        """Find out, once, which columns are the error and the cross-entropy of classes."""
+        if self._record.class_counts or self._share is None:
+            return
+        classes = measured
+        if self._record.way == "step":
+            classes = measure(trainer, pl_module, self._share.first(count), Ask())
+        self._record.known = find_known(row, classes)
+        self._record.class_counts = classes.class_counts or [0.0]
+
+    def _read_validation(self, trainer: pl.Trainer) -> dict[str, float]:
+        """Return what validation found in this epoch, without having anything computed for it."""
+        found: Mapping[str, Any] = trainer._logger_connector._callback_metrics
+        pairs = ((key, self.twin_of(key)) for key in found)
+        read = {f"val/{column}": float(found[key]) for key, column in pairs if column is not None}
+        return trainer.strategy.broadcast(read)  # a rank's own where the step says nothing of ranks
+
+    def _look_for_gap(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        row: Mapping[str, float],
+        count: int,
+    ) -> None:
+        layers, column = find_running(pl_module), find_gap_key(list(row))
+        early = trainer.global_step < UPDATES
+        if not layers or column is None or self.mode_gap or early or self._share is None:
+            return
+        part = _on_every_rank(trainer, self._share.batches_for(GAP_SAMPLES / trainer.world_size))
+        batches = self._share.first(part)
+
+        def loss_with(modules: Iterable[nn.Module]) -> tuple[float, int]:
+            measured = measure(
+                trainer, pl_module, batches, self._ask(), batch_statistics=list(modules)
+            )
+            return self._value_of(column, measured), measured.num_samples
+
+        batch, num_samples = loss_with(layers.values())
+        losses = Losses(row[column] if part == count else loss_with(())[0], batch)
+        if self._gap.is_wide(losses):
+            in_training = [module for module in pl_module.modules() if module.training]
+            losses = replace(losses, training=loss_with(in_training)[0])
+        self._gap.take(losses, settled=is_settled(layers, trainer.global_step))
+        self._lasting = None
+        if self._gap.lasts:
+            self._lasting = describe_gap(
+                losses,
+                column,
+                layers=layers,
+                num_samples=num_samples,
+                epoch=trainer.current_epoch,
+                step=trainer.global_step,
+            )
+            if self._gap.settled >= PATIENCE:
+                self._add_finding(trainer, self._lasting)
+
+    def _value_of(self, column: str, measured: Measured) -> float:
+        columns = self._record.columns
+        values = (value for key, value in measured.values.items() if columns.get(key) == column)
+        return next(values, math.nan)
 
 
-def _total(trainer: pl.Trainer, sums: list[Tensor]) -> list[float]:
-    """Add over batches on the host, in float64, and over ranks; one copy to the host."""
-    total = torch.stack(sums).cpu().double().sum(0)
-    if trainer.world_size > 1:
-        device = trainer.strategy.root_device
-        total = trainer.strategy.reduce(total.to(device), reduce_op="sum").cpu()
-    numbers: list[float] = total.tolist()
-    return numbers
+def _on_every_rank(trainer: pl.Trainer, number: int) -> int:
+    """Return the smallest number of all ranks: a sharded network needs all in each pass."""
+    return -int(add_ranks(trainer, [-float(number)], "max")[0])
 
 
-@contextmanager
-def _undisturbed(pl_module: pl.LightningModule) -> Iterator[None]:
-    """Evaluation mode without gradients, with random numbers of its own, and all of it put back.
-
-    A compiled network is run as written: other batch sizes would have it compiled again.
-    """
-    training = [module for module in pl_module.modules() if module.training]
-    try:
-        with (
-            isolate_rng(include_cuda=pl_module.device.type == "cuda"),
-            torch.no_grad(),
-            torch.compiler.set_stance("force_eager"),
-        ):
-            torch.manual_seed(0)  # random transforms of the data set draw the same each time
-            np.random.seed(0)
-            random.seed(0)
-            pl_module.eval()
-            yield
-    finally:
-        for module in training:
-            module.training = True
+def _judge(table: Mapping[str, list[Any]], record: Record) -> list[Finding]:
+    """Return the finding on a network that never left chance, where chance is known."""
+    column = record.column_of("error", "accuracy", "loss")
+    if column is None:
+        return []
+    quantity = record.known[column]
+    values = [float(value) for value in table.get(column, []) if value is not None]
+    if quantity != "loss":
+        errors = [1 - value for value in values] if quantity == "accuracy" else values
+        return find_untrained(errors, record.chance("error"))
+    chance = record.chance("loss")
+    return [
+        replace(
+            finding,
+            message=f"The training loss in evaluation mode is {values[-1]:.3g} at the end, where "
+            f"the shares of the classes alone give {chance:.3g}: this is no over-fitting.",
+        )
+        for finding in find_untrained(values, chance)
+    ]

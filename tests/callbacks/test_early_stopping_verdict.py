@@ -26,15 +26,6 @@ from tests.callbacks.stopping_models import (
 )
 
 
-@pytest.fixture
-def twins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand in for a training monitor that does not tell its twins yet."""
-    if not hasattr(TrainingErrorMonitor, "twin_of"):
-        columns = {"val_loss": "loss", "val_error": "error", "val_err": "error"}
-        stand_in = lambda self, key: columns.get(key)  # noqa: E731
-        monkeypatch.setattr(TrainingErrorMonitor, "twin_of", stand_in, raising=False)
-
-
 class Digits(pl.LightningModule):
     def __init__(self, lr: float, width: int = 64) -> None:
         super().__init__()
@@ -78,13 +69,11 @@ def run(
     return stopping.findings
 
 
-@pytest.mark.usefixtures("twins")
 def test_shuffled_labels_do_not_generalise() -> None:
     (finding,) = run(lr=0.01, samples=100, epochs=30, shuffled=True)
     assert finding.kind is FindingKind.OVERFITTING
 
 
-@pytest.mark.usefixtures("twins")
 def test_too_small_a_learning_rate_is_underfitting() -> None:
     (finding,) = run(lr=1e-5, samples=400, epochs=6)
     assert finding.kind is FindingKind.UNDERFITTING
@@ -159,7 +148,6 @@ class Constant(Digits):
         return torch.optim.SGD(self.parameters(), 0.2)
 
 
-@pytest.mark.usefixtures("twins")
 def test_a_network_that_ends_at_chance_is_not_over_fitted() -> None:
     torch.manual_seed(0)
     module, data = Constant(), torch.zeros(600, 64)
@@ -195,7 +183,6 @@ class Fitted(Digits):
         return torch.optim.SGD([self.scale], 0.0)
 
 
-@pytest.mark.usefixtures("twins")
 @pytest.mark.parametrize("monitor", ["val_err", "val_loss"])
 def test_one_class_that_is_always_right_ends_no_run(monitor: str) -> None:
     inputs, labels = torch.full((40, 64), 3.0), torch.full((40,), 3)

@@ -123,10 +123,10 @@ def test_random_transforms_do_not_disturb_training_either() -> None:
     assert rest == watched_rest
 
 
-def test_small_shares_are_read_once() -> None:
+def test_training_data_are_read_by_training_alone() -> None:
     data = Augmented()
     fit(DigitsModule(), TrainingErrorMonitor(max_samples=40), data=shuffled_loader(data))
-    assert data.reads == 2 * 300 + 40
+    assert data.reads == 2 * 300
 
 
 class WithEvaluationLoader(pl.LightningDataModule):
@@ -191,16 +191,18 @@ class Dicts(Dataset[Any]):
 def test_other_batches_go_through_a_named_method() -> None:
     monitor = TrainingErrorMonitor(max_samples=20, predict="logits")
     fit(DictModule(), monitor, data=DataLoader(Dicts(), 100), max_epochs=1)
-    assert monitor.history["num_samples"] == [20]
+    assert monitor.history["num_samples"] == [100]  # whole batches, the first is enough
 
 
-def test_other_batches_without_a_method_are_refused_before_the_first_step() -> None:
+def test_other_batches_without_a_method_are_told_what_would_help() -> None:
     sentence = (
-        r"^`TrainingErrorMonitor` needs batches \(x, y\) with a tensor y, but got a dict: name a "
-        r"method of the LightningModule that takes the batch and returns outputs and targets, as "
-        r"`TrainingErrorMonitor\(predict='my_method'\)`\.$"
+        r"^TrainingErrorMonitor measures nothing: the module has no `validation_step`, and it is "
+        r"no classification by `module\(x\)` \(a batch is a dict and not \(x, y\)\): give the "
+        r"module a `validation_step` that logs and takes training batches, or name a method that "
+        r"returns outputs and targets, as `TrainingErrorMonitor\(predict='my_method', "
+        r"loss=\.\.\., error=\.\.\.\)`\.$"
     )
-    with pytest.raises(ConfigurationError, match=sentence):
+    with pytest.warns(UserWarning, match=sentence):
         fit(DictModule(), TrainingErrorMonitor(), data=DataLoader(Dicts(), 100))
 
 
