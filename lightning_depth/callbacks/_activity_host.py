@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed
@@ -13,7 +14,11 @@ from torch import Tensor
 from lightning_depth.callbacks._activity import Activity, Parts
 from lightning_depth.functional.activations import gram_matrix, rank_of_gram
 
-__all__ = ["HostActivity", "bring"]
+__all__ = ["ENOUGH_RANK", "HostActivity", "bring"]
+
+ENOUGH_RANK = 2.0
+"""Effective rank of an input from which a layer could make more than one direction."""
+_FED = "given to "
 
 
 @dataclass(frozen=True)
@@ -31,31 +36,39 @@ class HostActivity:
     """Centered effective rank of a layer's output."""
     variety: dict[str, float]
     """Share of a layer's output that differs between samples."""
-    features: dict[str, int]
-    """Outputs of a layer for one sample."""
+    fed_rank: dict[str, float]
+    """Centered effective rank of what a layer was given, where that of its output is low."""
+    fed_variety: dict[str, float]
+    """Share of what a layer was given that differs between samples."""
+    widths: dict[str, int]
+    """Units of a layer's output."""
 
 
-def bring(activity: Activity, *, ranks: int = 1) -> HostActivity:
+def bring(
+    activity: Activity, *, ranks: int = 1, device: torch.device | None = None
+) -> HostActivity:
     """Return what a batch showed, in one copy from the device, and over all ranks in one gather.
 
     Args:
         activity: What was recorded.
         ranks: How many processes recorded the same places on samples of their own.
+        device: Where numbers are gathered if this process recorded none; the CPU by default.
     """
     maxima, means = _merged(activity.maxima, largest=True), _merged(activity.means)
     saturated = _merged(activity.saturated)
     norms = {name: torch.stack(parts).norm() for name, parts in _several(activity.norms)}
     norms = {name: norms.get(name, parts[0]) for name, parts in activity.norms.items()}
-    shapes, grams = _grams(activity.kept)
+    fed = {f"{_FED}{name}": t for name, t in activity.fed.items() if isinstance(t, Tensor)}
+    shapes, grams = _grams(activity.kept | fed)
     groups = (maxima.values(), means.values(), saturated.values(), norms.values(), grams)
-    home = next((tensor.device for group in groups for tensor in group), None)
-    if home is None:
-        return HostActivity(0, {}, torch.empty(0), torch.empty(0), {}, {}, {}, {}, {})
+    home = next((tensor.device for group in groups for tensor in group), device)
+    home = torch.device("cpu") if home is None else home
     flat = [_flat(list(group), home) for group in groups]
     vector, sizes = torch.cat(flat), [len(part) for part in flat]
     copies = _gather(vector, ranks).cpu()
     read = torch.split(copies, sizes, dim=1)
-    rank, variety = _spectra(shapes, read[4])
+    spectra = _spectra(shapes, read[4])
+    fed_rank, fed_variety = _fed(activity, spectra)
     return HostActivity(
         samples=activity.samples * len(copies),
         units={place: tensor.numel() for place, tensor in maxima.items()},
@@ -66,9 +79,11 @@ def bring(activity: Activity, *, ranks: int = 1) -> HostActivity:
             name: norm / math.sqrt(activity.numels[name])
             for name, norm in zip(norms, read[3].square().mean(0).sqrt().tolist(), strict=True)
         },
-        rank=rank,
-        variety=variety,
-        features=activity.features,
+        rank={name: spectra[name].rank for name in activity.kept},
+        variety={name: spectra[name].variety for name in activity.kept},
+        fed_rank=fed_rank,
+        fed_variety=fed_variety,
+        widths=activity.widths,
     )
 
 
@@ -97,25 +112,52 @@ def _flat(tensors: list[Tensor], home: torch.device) -> Tensor:
     return joined.to(torch.promote_types(joined.dtype, torch.float32))
 
 
-def _spectra(
-    shapes: dict[tuple[int, ...], list[str]], grams: Tensor
-) -> tuple[dict[str, float], dict[str, float]]:
-    """The effective rank of each layer, and the share of its output that differs."""
-    rank: dict[str, float] = {}
-    variety: dict[str, float] = {}
+class _Spectrum(NamedTuple):
+    """The inner products of a few rows, with what is read of them."""
+
+    gram: Tensor
+    variety: float
+    rank: float = math.nan
+
+
+def _spectra(shapes: dict[tuple[int, ...], list[str]], grams: Tensor) -> dict[str, _Spectrum]:
+    """The effective rank of each layer's output, and the share of it and its input that differs."""
+    found: dict[str, _Spectrum] = {}
     start = 0
     for (size, _), names in shapes.items():
         stop = start + len(names) * size * size
         gram = grams[:, start:stop].view(-1, len(names), size, size)
         start = stop
-        traces = gram.diagonal(dim1=2, dim2=3).sum(-1)
-        finite = traces.isfinite()  # one bad element makes every sum of its row bad
-        if not finite.all():
-            gram = torch.where(finite[..., None, None], gram, 0.0)
-        ranks = torch.where(finite, rank_of_gram(gram), math.nan).mean(0)
-        rank.update(zip(names, ranks.tolist(), strict=True))
-        variety.update(zip(names, traces.mean(0).tolist(), strict=True))
-    return rank, variety
+        variety = gram.diagonal(dim1=2, dim2=3).sum(-1).mean(0).tolist()
+        outputs = sum(not name.startswith(_FED) for name in names)  # they stand before the inputs
+        rank = [*_ranks(gram[:, :outputs]), *[math.nan] * (len(names) - outputs)]
+        rows = zip(names, gram.unbind(1), variety, rank, strict=True)
+        found.update({name: _Spectrum(*spectrum) for name, *spectrum in rows})
+    return found
+
+
+def _fed(
+    activity: Activity, spectra: dict[str, _Spectrum]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Rank and variety of what each layer was given; the rank, which is dear, where it matters."""
+    sources = {
+        name: spectra[f"{_FED}{name}" if isinstance(given, Tensor) else given]
+        for name, given in activity.fed.items()
+    }
+    low = {name: source for name, source in sources.items() if spectra[name].rank < ENOUGH_RANK}
+    ranks = {name: _ranks(source.gram[:, None])[0] for name, source in low.items()}
+    return ranks, {name: source.variety for name, source in sources.items()}
+
+
+def _ranks(grams: Tensor) -> list[float]:
+    """The effective rank of each layer, over all ranks; not-a-number where a row is not finite."""
+    if not grams.shape[1]:
+        return []
+    finite = grams.diagonal(dim1=2, dim2=3).sum(-1).isfinite()  # one bad element spoils its row
+    if not finite.all():
+        grams = torch.where(finite[..., None, None], grams, 0.0)
+    ranks: list[float] = torch.where(finite, rank_of_gram(grams), math.nan).mean(0).tolist()
+    return ranks
 
 
 def _merged(parts: Parts, *, largest: bool = False) -> dict[str, Tensor]:

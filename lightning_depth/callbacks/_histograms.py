@@ -169,10 +169,9 @@ class OutputHistograms:
     def attach(self) -> None:
         """Begin to count."""
         self.take()
-        self._handles = [
-            layer.module.register_forward_hook(partial(self._count, layer.name))
-            for layer in self._layers
-        ]
+        for layer in self._layers:
+            count = partial(self._count, layer.name)
+            self._handles.append(layer.module.register_forward_hook(count))
 
     def pause(self) -> None:
         """Take the hooks off, and keep what was counted."""

@@ -28,11 +28,10 @@ class ExecutionOrder:
         self._executed: list[str] = []
         self._handles: list[RemovableHandle] = []
         if not any(is_compiled(module) for module in model.modules()):
-            self._handles = [
-                layer.module.register_forward_pre_hook(_Note(self._executed, layer.name))
-                for layer in layers
-                if layer.has_output
-            ]
+            for layer in layers:
+                if layer.has_output:
+                    note = _Note(self._executed, layer.name)
+                    self._handles.append(layer.module.register_forward_pre_hook(note))
 
     def finish(self) -> list[Layer]:
         """Return the layers in the order in which they first ran, and remove the hooks."""

@@ -40,11 +40,9 @@ class OutputGradients:
 
     def attach(self) -> None:
         """Begin to record; what an earlier micro-batch of the same step left is kept."""
-        if not self._handles:
-            self._handles = [
-                layer.module.register_forward_hook(partial(self._mark, layer.name))
-                for layer in self._layers
-            ]
+        for layer in [] if self._handles else self._layers:
+            mark = partial(self._mark, layer.name)
+            self._handles.append(layer.module.register_forward_hook(mark))
 
     def release(self) -> None:
         """Take the hooks off the layers, and forget what was recorded."""

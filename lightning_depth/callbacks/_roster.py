@@ -21,9 +21,14 @@ from lightning_depth.layers import (
     layer_parameters,
     order_by_execution,
     select_layers,
+    unwatched_parameters,
+    watched_share,
 )
 
 __all__ = ["Roster", "are_same"]
+
+_MOST_NAMED = 3
+"""Parameters that a sentence names."""
 
 
 class Roster:
@@ -58,6 +63,8 @@ class Roster:
         self.layers = layers
         self._held = parts
         self._owned = _owned(layers)
+        self._share = watched_share(self._model, layers)
+        self._unwatched = unwatched_parameters(self._model, layers)
 
     def refresh(self) -> list[str] | None:
         """Choose the layers again where the model has other parts than before.
@@ -82,6 +89,15 @@ class Roster:
         self.is_ordered = False
         self.executed -= set(gone)
         return gone
+
+    def describe_share(self) -> str:
+        """Say how many layers are watched, which share of the weights, and what is left out."""
+        named = ", ".join(self._unwatched[:_MOST_NAMED])
+        more = len(self._unwatched) - _MOST_NAMED
+        named += f" and {more} more" if more > 0 else ""
+        count = "1 layer" if len(self.layers) == 1 else f"{len(self.layers)} layers"
+        left_out = f"; not watched: {named}" if named else ""
+        return f"{count} ({self._share:.2f} of the weights{left_out})"
 
     def describe_untrained(self, held: Iterable[Parameter]) -> str:
         """Name the layers that came during training and of which no optimizer holds anything.

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_depth.callbacks._activity import Activity, Recorder
+from lightning_depth.callbacks._activity_figure import draw_activity
 from lightning_depth.callbacks._activity_findings import (
     DEFAULT_TAU,
     LayerActivity,
@@ -25,7 +26,6 @@ from lightning_depth.callbacks._activity_findings import (
 )
 from lightning_depth.callbacks._activity_host import bring
 from lightning_depth.callbacks._base import DepthCallback, OnFinding
-from lightning_depth.callbacks._heatmap import draw_heatmap
 from lightning_depth.callbacks._histograms import (
     OutputHistograms,
     bring_histograms,
@@ -46,17 +46,24 @@ if TYPE_CHECKING:
 __all__ = ["ActivationMonitor"]
 
 _COLUMNS = ("rms", "dead", "dormant", "saturated", "effective_rank", "variety")
+_COMPILED = "compiled, and hooks do not run in compiled code"
+_NEVER_RAN = "no call of it was seen"
+_MOST_NAMES = 3
 
 
 class ActivationMonitor(DepthCallback):
     """Watches units that died, activations at their bounds, and signals that lost their variety.
 
-    A unit is dead if its rectified output was never above zero for any of at least
-    ``min_samples`` samples (Lu et al. 2019, 1903.06733), however many zeros the layer has; it is
-    dormant if its mean output is at most ``tau`` of the layer's average (Sokar et al. 2023,
-    2302.12902). Saturation counts only for bounded activations, against their own bounds. The RMS
-    and the centered effective rank of each layer's output show how the signal fares with depth;
-    the rank is that of the first 16 samples of the batch, so it is at most 15.
+    A unit is dead if its output was the same for at least ``min_samples`` samples although its
+    input was not, as a ReLU's is that is never above zero (Lu et al. 2019, 1903.06733), however
+    many zeros the layer has; what the unit does decides, not the name of its activation. It is
+    dormant if its mean output, or its range where outputs have both signs, is at most ``tau`` of
+    the layer's average (Sokar et al. 2023, 2302.12902). Saturation counts only for bounded
+    activations, against their own bounds. The RMS and the centered effective rank of each layer's
+    output show how the signal fares with depth; the rank is that of the first 16 samples of the
+    batch, so it is at most 15. Of packed sequences it is that of the last time step that 16
+    samples reach. A layer has collapsed if its output has lost the variety that its input has; the
+    logged lowest rank is that of the layers whose input and width allow more than one direction.
     Findings are DEAD, SATURATED and COLLAPSED, each after it has lasted.
 
     Args:
@@ -119,7 +126,7 @@ class ActivationMonitor(DepthCallback):
         self._measured = 0
         self._due = 0
         self._wake = 0
-        self._epoch_entered = False
+        self._epoch_entered = self._is_blind = False
         self._step = self._next = 0
         self._roster: Roster | None = None
         self._layers: list[Layer] = []
@@ -129,6 +136,7 @@ class ActivationMonitor(DepthCallback):
         self._activity: Activity | None = None
         self._histograms: OutputHistograms | None = None
         self._latest: list[LayerActivity] = []
+        self._blank: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model out of copies."""
@@ -136,15 +144,16 @@ class ActivationMonitor(DepthCallback):
         return {**super().__getstate__(), **tied, "_roster": None, "_histograms": None}
 
     def plot(self) -> tuple[Figure, Axes]:
-        """Draw the RMS of the layers' outputs by depth and step.
+        """Draw RMS, dead units, saturated outputs and effective rank by depth and step.
 
         Returns:
-            The figure and its axes.
+            The figure and its axes, one a quantity that was measured.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        return draw_heatmap(self.history, "rms", "Activations by depth", "RMS of the output")
+        figure, axes = draw_activity(self.history)
+        return figure, axes  # type: ignore[return-value] # as the probe does: several
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the layers, so that a pattern that matches nothing is told before training."""
@@ -152,9 +161,12 @@ class ActivationMonitor(DepthCallback):
         self._roster = Roster(pl_module, self.granularity, self.include, self.exclude)
         self._layers, self._ordered = self._roster.layers, False
         self._recorder = Recorder(pl_module, self._layers)
+        self._blank = self._unseen(self._recorder)
+        self._is_blind = self._recorder.is_blind or _is_compiled_whole(pl_module)
         if wants_histograms(trainer, self, asked=self.log_histograms):
             self._histograms = OutputHistograms(self._recorder.layers)
-        if self._recorder.is_blind or getattr(pl_module, "_compiler_ctx", None) is not None:
+        if self._is_blind:
+            self._blank = dict.fromkeys(self._blank, _COMPILED)
             self._recorder = None
             rank_zero_warn(
                 "ActivationMonitor measures nothing in this run because the model is compiled, "
@@ -177,12 +189,20 @@ class ActivationMonitor(DepthCallback):
         """Put the hooks on, at steps that are due."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if step_of(trainer) >= self._wake:
-            self._prepare(trainer, pl_module)
+            self._prepare(trainer, pl_module, batch)
+
+    def _unseen(self, recorder: Recorder) -> dict[str, str]:
+        """Why each layer is not measured, as long as none of its outputs was read."""
+        return {
+            layer.name: _COMPILED if layer.name in recorder.hidden else _NEVER_RAN
+            for layer in self._layers
+            if layer.has_output
+        }
 
     def _look_ahead(self) -> None:
         self._wake, self._epoch_entered = 0, False
 
-    def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> None:
         """Find out when the next measurement is due, and record if it is now."""
         if self._recorder is None:
             return
@@ -194,7 +214,7 @@ class ActivationMonitor(DepthCallback):
             self._refresh(pl_module)
             self._step, first = step, self._measured < self.patience
             self._next = step + 1 if first else self._pace.after(trainer, step)
-            self._recorder.attach()
+            self._recorder.attach(batch, _loader_batch_size(trainer))
             if self._histograms is not None:
                 self._histograms.attach()
 
@@ -206,6 +226,7 @@ class ActivationMonitor(DepthCallback):
         self._window = Window(self.min_samples)
         self._layers, self._ordered = self._roster.layers, False
         self._recorder = Recorder(pl_module, self._layers)
+        self._blank = self._unseen(self._recorder)
         if self._histograms is not None:
             self._histograms = OutputHistograms(self._recorder.layers)
 
@@ -256,8 +277,8 @@ class ActivationMonitor(DepthCallback):
 
     def _meets(self, trainer: pl.Trainer, hook: str) -> bool:
         """The ranks also meet at the end of each measured step."""
-        measured = hook == "on_train_batch_end" and step_of(trainer) >= self._due
-        return measured or super()._meets(trainer, hook)
+        due = hook == "on_train_batch_end" and step_of(trainer) >= self._due
+        return (due and not self._is_blind) or super()._meets(trainer, hook)
 
     def _take(self) -> None:
         if self._recorder is not None and self._recorder.is_attached:
@@ -272,12 +293,18 @@ class ActivationMonitor(DepthCallback):
             self._layers, self._ordered = order_by_execution(self._layers, activity.executed), True
         if not self._agree(trainer):
             return
-        brought = bring(activity, ranks=trainer.world_size)
+        brought = bring(activity, ranks=trainer.world_size, device=pl_module.device)
+        self._blank.update(activity.unread)
+        for name in brought.rms:
+            self._blank.pop(name, None)
         if self._histograms is not None:
             histograms = bring_histograms(self._histograms.take())
             send_histograms(trainer, f"{self._prefix}/outputs", histograms, step)
         self._window.add(brought)
         layers = read_layers(self._layers, brought, self._window, self.tau)
+        if self._recorder is not None:
+            self._recorder.settled -= {layer.layer.name for layer in layers}
+            self._recorder.settled |= {layer.layer.name for layer in layers if layer.is_settled}
         if layers:
             self._history.defer(partial(_columns, step, trainer.current_epoch, layers))
         for finding in self._streaks.confirm("", step, judge_activity(layers)):
@@ -286,6 +313,14 @@ class ActivationMonitor(DepthCallback):
         if writes_row(trainer, step):
             self._log(pl_module, self._scalars())
 
+    def _summary(self) -> str:
+        named = _name_blank(self._blank)
+        if not self._measured:
+            return f"ActivationMonitor measured nothing{f': {named}' if named else ''}."
+        taken = f"ActivationMonitor took {self._measured} measurements."
+        layers = "1 layer is" if len(self._blank) == 1 else f"{len(self._blank)} layers are"
+        return f"{taken} {layers} not measured: {named}." if named else taken
+
     def _scalars(self) -> dict[str, float]:
         """Return what is logged: the worst layer of each kind, and every layer if asked for."""
         layers = self._latest
@@ -293,7 +328,7 @@ class ActivationMonitor(DepthCallback):
             "dead": [layer.dead for layer in layers],
             "dormant": [layer.dormant for layer in layers],
             "saturated": [layer.saturated for layer in layers],
-            "effective_rank": [-layer.rank for layer in layers],
+            "effective_rank": [-layer.rank for layer in layers if layer.can_vary],
         }
         scalars = {
             key: abs(max(known))
@@ -350,3 +385,23 @@ def _columns(step: int, epoch: int, layers: Sequence[LayerActivity]) -> dict[str
         "epoch": epoch,
         **{name: tuple(row[name] for row in rows) for name in rows[0]},
     }
+
+
+def _name_blank(blank: Mapping[str, str]) -> str:
+    """The layers that are not measured, each with its reason; the first few of each reason."""
+    parts = []
+    for reason in dict.fromkeys(blank.values()):
+        names = [name for name in blank if blank[name] == reason]
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        parts.append(f"{', '.join(names[:_MOST_NAMES])}{more} ({reason})")
+    return "; ".join(parts)
+
+
+def _loader_batch_size(trainer: pl.Trainer) -> int | None:
+    """Samples of a batch by the account of the loader, None where it does not tell."""
+    size = getattr(trainer.train_dataloader, "batch_size", None)
+    return size if isinstance(size, int) else None
+
+
+def _is_compiled_whole(pl_module: pl.LightningModule) -> bool:
+    return getattr(pl_module, "_compiler_ctx", None) is not None

@@ -134,6 +134,7 @@ class GradientFlowMonitor(DepthCallback):
         self._streaks = Streaks(patience)
         self._pace = Pace(every_n_steps)
         self._scopes = Scopes()
+        self._watching = "no layer"
         self._start_watching()
 
     def _start_watching(self) -> None:
@@ -190,6 +191,7 @@ class GradientFlowMonitor(DepthCallback):
         """Choose the layers, so that a pattern that matches nothing is told before training."""
         super().on_fit_start(trainer, pl_module)
         self._roster = Roster(pl_module, self.granularity, self.include, self.exclude)
+        self._watching = self._roster.describe_share()
         if self.signal == "activations":
             self._outputs = OutputGradients(self._roster.layers)
         self._sends_histograms = wants_histograms(trainer, self, asked=self.log_histograms)
@@ -293,6 +295,7 @@ class GradientFlowMonitor(DepthCallback):
         """Meet the optimizers anew where the layers are no longer what they were."""
         if self._roster is None or (gone := self._roster.refresh()) is None:
             return
+        self._watching = self._roster.describe_share()
         self._streaks.forget(gone)
         self._keep_records(self._scopes.part())
         self._scopes.drop(gone)
@@ -397,7 +400,9 @@ class GradientFlowMonitor(DepthCallback):
             return f"GradientFlowMonitor measured nothing: {self._why_nothing}."
         held = [parameter for scope in self._scopes for parameter in scope.parameters]
         told = self._roster.describe_untrained(held) if self._roster is not None and held else ""
-        return f"{super()._summary()}{told}"
+        return (
+            f"GradientFlowMonitor took {len(self._history)} measurements of {self._watching}.{told}"
+        )
 
     def _detach(self) -> None:
         self._finish_records()

@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_depth.errors import check_real, invalid
 
 __all__ = [
+    "code_features",
     "dead_units",
     "dormant_units",
     "gram_matrix",
@@ -142,6 +143,34 @@ def sample_features(outputs: Tensor, max_samples: int = 16, max_features: int = 
     return features.to(torch.float32, copy=True)
 
 
+def code_features(codes: Tensor, max_samples: int = 16, max_positions: int = 256) -> Tensor:
+    """Return features of words or class numbers in which only equal ones are alike.
+
+    At each position samples with the same code share a one, as in a one-hot code whose length
+    does not depend on how many codes there are.
+
+    Shape:
+        ``(N, ...)`` to ``(n, n * d)``
+
+    Args:
+        codes: Whole numbers or flags, one row a sample.
+        max_samples: Samples that are taken, the first ones.
+        max_positions: Positions that are taken, spread evenly.
+
+    Returns:
+        Zeros and ones in single precision.
+
+    Example:
+        >>> code_features(torch.tensor([[7], [9], [7]])).tolist()
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    """
+    rows = codes[:max_samples].flatten(1)
+    rows = rows[:, :: max(1, -(-rows.shape[1] // max_positions))]
+    first = (rows[:, None] == rows[None]).int().argmax(1)  # (n, d), the first sample that is alike
+    places = torch.arange(len(rows), device=rows.device)
+    return (first[..., None] == places).flatten(1).float()
+
+
 def gram_matrix(features: Tensor) -> Tensor:
     """Return the inner products between the centered outputs of samples, over their mean square.
 
@@ -161,9 +190,14 @@ def gram_matrix(features: Tensor) -> Tensor:
         >>> gram_matrix(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])).tolist()
         [[0.5, -0.5], [-0.5, 0.5]]
     """
-    size = features.square().sum(dim=(-2, -1), keepdim=True)
-    centered = features - features.mean(dim=-2, keepdim=True)
+    pair = (-2, -1)
+    largest = torch.maximum(features.amax(pair), -features.amin(pair))[..., None, None]
+    scale = largest.clamp_min(torch.finfo(features.dtype).tiny)  # squares of 1e-25 would be zero
+    mean = features.mean(dim=-2, keepdim=True)
+    centered = (features - mean).div_(scale)
     gram = centered @ centered.mT
+    differing = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    size = differing + (mean / scale).square().sum(pair, keepdim=True) * features.shape[-2]
     scaled: Tensor = gram / size.clamp_min(torch.finfo(features.dtype).tiny)
     return scaled
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor, nn
@@ -189,11 +192,50 @@ def test_scalars_are_the_worst_of_the_layers() -> None:
     assert "activations/dead/net.1" in trainer.callback_metrics
 
 
-def test_plot_shows_depth_and_step() -> None:
+def labels(axes: Any) -> list[str]:
+    """What the maps of a figure say that they show."""
+    return [panel.get_title() for panel in axes]
+
+
+def test_plot_shows_size_dead_and_saturated_units_and_rank_by_depth_and_step() -> None:
+    net = nn.Sequential(
+        Block(6, nn.ReLU()), Block(6, nn.Tanh()), Block(6, nn.ReLU()), nn.Linear(6, 3)
+    )
+    seen = monitor(on_finding="log")
+    fit(Toy(net), seen)
+    figure, axes = seen.plot()
+    assert labels(axes) == [
+        "RMS of the output",
+        "dead units (share)",
+        "saturated outputs (share)",
+        "effective rank",
+    ]
+    for panel, column in zip(axes, ("rms", "dead", "saturated", "effective_rank"), strict=True):
+        shown = panel.collections[0].get_array()
+        assert shown.shape == (4, 4)
+        wanted = torch.tensor(seen.history[column]).view(4, 4).T
+        assert torch.tensor(shown.filled(math.nan)).allclose(wanted.double(), equal_nan=True)
+    named = [
+        [text.get_text() for text in panel.get_yticklabels() if text.get_visible()]
+        for panel in axes
+    ]
+    assert named[0] == named[2] == ["net.0", "net.1", "net.2", "net.3"]
+    figure.savefig("figure.png")
+
+
+def test_plot_leaves_out_what_no_layer_has() -> None:
     seen = monitor()
-    fit(Toy(), seen)
+    fit(Toy(make_net(activation=nn.Identity)), seen)
+    figure, axes = seen.plot()
+    assert labels(axes) == ["RMS of the output", "effective rank"]
+    assert len(figure.axes) == 4  # each with its color bar
+
+
+def test_plot_of_a_run_without_measurements_is_empty() -> None:
+    seen = monitor()
+    fit(Toy(batches=1), seen, limit_train_batches=0)
     _, axes = seen.plot()
-    assert axes.collections[0].get_array().shape == (6, 4)
+    assert len(axes) == 1  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("argument", ["every_n_steps", "patience", "min_samples"])
@@ -219,3 +261,82 @@ def test_a_snapshot_leaves_no_hooks_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError):
         measure_activations(net, fail)
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in net.modules())
+
+
+class Alternating(Toy):
+    """Units die in the second half of the run."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        if batch_idx == 6:
+            silence(self.net[1].linear, 4)  # type: ignore[index,arg-type]
+        return super().training_step(batch, batch_idx)
+
+
+class Keep(pl.Callback):
+    """Takes the state of a callback in the middle of a run, and gives it back at a later step."""
+
+    def __init__(self, watched: ActivationMonitor, back_at: int | None = None) -> None:
+        self.watched, self.back_at = watched, back_at
+        self.state: dict[str, Any] = {}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        if trainer.global_step == 4:
+            self.state = copy.deepcopy(self.watched.state_dict())
+        if trainer.global_step == self.back_at:
+            self.watched.load_state_dict(copy.deepcopy(self.state))
+            self.found = self.watched.state_dict()
+
+
+def equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return torch.equal(one.nan_to_num(-1), other.nan_to_num(-1))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
+
+
+def test_a_state_that_comes_back_in_the_middle_of_a_run_replaces_all() -> None:
+    seen = monitor(min_samples=24, on_finding="log")
+    keep = Keep(seen, back_at=10)
+    fit(Alternating(make_net(activation=nn.ReLU), batches=12), seen, keep)
+    assert keep.state["lightning_depth"]["extra"]["measured"] == 4
+    assert equal(keep.found, keep.state)
+    assert seen.history["step"][::6] == [0, 1, 2, 3, 10, 11]
+
+
+def test_scalars_after_a_restore_are_not_those_of_before() -> None:
+    seen = monitor(on_finding="log")
+    fit(Toy(make_net(activation=nn.ReLU)), seen, max_epochs=1)
+    state = copy.deepcopy(seen.state_dict())
+    other = monitor(on_finding="log")
+    other.load_state_dict(state)
+    other._latest = list(seen._latest)
+    other.load_state_dict(state)
+    assert other._scalars() == {}
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_a_copy_measures_as_the_callback_does(again: Any) -> None:
+    first = monitor(min_samples=24, on_finding="log")
+    fit(Alternating(make_net(activation=nn.ReLU), batches=12), first)
+    copied = again(first)
+    assert copied.history == first.history or equal(copied.state_dict(), first.state_dict())
+    fit(Alternating(make_net(activation=nn.ReLU), batches=12), copied)
+    assert equal(copied.state_dict(), first.state_dict())
+
+
+def test_a_copy_made_in_the_middle_of_a_run_is_whole() -> None:
+    seen = monitor(on_finding="log")
+
+    class Copy(pl.Callback):
+        def on_before_backward(self, *args: Any) -> None:
+            self.copied = copy.deepcopy(seen)
+
+    copier = Copy()
+    fit(Toy(), copier, seen)
+    assert equal(pickle.loads(pickle.dumps(copier.copied)).state_dict(), copier.copied.state_dict())
+    assert len(set(copier.copied.history["step"])) == 3

@@ -292,7 +292,7 @@ def test_plot_shows_what_findings_are_about(signal: Any, column: str) -> None:
     _, axes = monitor.plot()
     drawn = axes.collections[0].get_array()
     wanted = np.array(monitor.history[column]).reshape(4, 6).T
-    np.testing.assert_allclose(drawn, wanted)
+    np.testing.assert_allclose(drawn, wanted / np.median(wanted, axis=0))  # over the step's median
 
 
 def test_gradients_of_outputs_equal_autograd() -> None:

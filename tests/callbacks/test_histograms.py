@@ -186,7 +186,8 @@ def test_measured_steps_alone_are_counted_and_hooks_are_gone(what: str, tmp_path
     fit(module, monitor, Look(), logger=logger)
     measured = sorted(set(monitor.history["step"]))
     assert [event.step for event in _sent(logger)[f"{MONITORS[what][1]}/net.1"]] == measured
-    assert hooked == (measured if what == "outputs" else [])
+    # the gradient monitor hooks the first pass, to see which modules run many times in it
+    assert hooked == (measured if what == "outputs" else [0])
     assert not any(part._forward_hooks for part in module.modules())
 
 

@@ -131,7 +131,7 @@ def _watched(*layers: tuple[str, bool]) -> list[str]:
         Layer(str(place), place, nn.Linear(1, 1), role, has_output)  # type: ignore[arg-type]
         for place, (role, has_output) in enumerate(layers)
     )
-    watched = Watched(made, (True,) * len(made))
+    watched = Watched(made, (True,) * len(made), {})
     return [watched.names[place] for place in watched.trend]
 
 
