@@ -31,7 +31,7 @@ from lightning_depth.callbacks._guard import (
 )
 from lightning_depth.callbacks._handover import Handover
 from lightning_depth.callbacks._history import History
-from lightning_depth.callbacks._loggers import send_figure, takes_figures
+from lightning_depth.callbacks._loggers import send_figure, send_file, takes_figures
 from lightning_depth.callbacks._logging import (
     can_draw,
     is_quiet,
@@ -400,9 +400,9 @@ class DepthCallback(Shown, pl.Callback):
         if watchers[-1] is not self:
             return
         findings = [finding for watcher in watchers for finding in watcher._found]
-        if (findings or finished) and (folder := run_folder(trainer)) is not None:
-            with survive_full_disk(folder / "findings.json"):
-                write_findings(folder, findings)
+        if findings or finished:
+            with self._guard(trainer, "writing findings.json"):
+                _keep_findings(trainer, findings)
         notes = [note for watcher in watchers if (note := watcher._note())] if finished else []
         if findings or notes:
             measured = any(len(watcher._history) for watcher in watchers)
@@ -433,6 +433,16 @@ class DepthCallback(Shown, pl.Callback):
 
 
 guard_hooks(DepthCallback)
+
+
+def _keep_findings(trainer: pl.Trainer, findings: list[Finding]) -> None:
+    """Write the file, and hand it to the loggers that keep files with a run."""
+    if (folder := run_folder(trainer)) is None:
+        return
+    path = folder / "findings.json"
+    with survive_full_disk(path):
+        write_findings(folder, findings)
+        send_file(trainer, path)
 
 
 def _watchers(trainer: pl.Trainer) -> list[DepthCallback]:

@@ -13,7 +13,7 @@ import torch.distributed
 from torch import nn
 from torch.nn.parameter import Parameter
 
-__all__ = ["Sharding", "read_sharding"]
+__all__ = ["Sharding", "is_summed", "read_sharding"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,16 @@ def read_sharding(
             shares[id(parameter)] = pieces / world
             shapes[id(parameter)] = torch.Size(shape)
     return Sharding(torch.distributed.group.WORLD, shares, shapes)
+
+
+def is_summed(model: nn.Module, *, always: bool = False) -> bool:
+    """Return whether what is read of a model has to be summed over ranks.
+
+    Args:
+        model: The model as the strategy wrapped it.
+        always: As in ``read_sharding``.
+    """
+    return read_sharding(model, model.parameters(), always=always).group is not None
 
 
 def _share_of_split(parameter: Any, world: int) -> float:

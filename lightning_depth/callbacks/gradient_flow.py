@@ -31,6 +31,7 @@ from lightning_depth.callbacks._record import LAYER_COLUMNS, TOTAL_COLUMNS, Reco
 from lightning_depth.callbacks._roster import Roster
 from lightning_depth.callbacks._scope import Scope, known_optimizers
 from lightning_depth.callbacks._scopes import Scopes
+from lightning_depth.callbacks._sharding import is_summed
 from lightning_depth.callbacks._sources import HIDDEN, Source, choose_source
 from lightning_depth.callbacks._streaks import Streaks
 from lightning_depth.callbacks._through_time import ThroughTime
@@ -135,6 +136,7 @@ class GradientFlowMonitor(DepthCallback):
         self._pace = Pace(every_n_steps)
         self._scopes = Scopes()
         self._watching = "no layer"
+        self._sums_over_ranks = False
         self._start_watching()
 
     def _start_watching(self) -> None:
@@ -206,6 +208,9 @@ class GradientFlowMonitor(DepthCallback):
         """Look ahead at the first batch, also where a run goes on in the middle of an epoch."""
         super().on_train_start(trainer, pl_module)
         self._look_ahead()
+        self._sums_over_ranks = self._has_peers and is_summed(
+            trainer.strategy.model or pl_module, always=self._outputs is not None
+        )
         if self._source is not None and trainer.world_size == 1:  # ranks see their own sequences
             self._time = ThroughTime(pl_module)
 
@@ -255,6 +260,8 @@ class GradientFlowMonitor(DepthCallback):
         What had no gradient in the whole run has none at all.
         """
         super().on_train_end(trainer, pl_module)
+        if not self._agree(trainer):
+            return
         self._finish_records(collective=True)
         for scope in self._scopes:
             for finding in scope.conclude(self.patience):
@@ -268,6 +275,11 @@ class GradientFlowMonitor(DepthCallback):
         self._log(pl_module, self._scalars(), epoch_end=True)
         self._latest = {}
         self._log_figure(trainer)
+
+    def _meets(self, trainer: pl.Trainer, hook: str) -> bool:
+        """Where gradients are in pieces, the ranks also meet at each measured step."""
+        reads = self._sums_over_ranks and hook == "on_before_optimizer_step"
+        return (reads and step_of(trainer) >= self._due) or super()._meets(trainer, hook)
 
     def _look_ahead(self) -> None:
         self._due, self._epoch_entered = 0, False
@@ -334,6 +346,8 @@ class GradientFlowMonitor(DepthCallback):
             )
             self._keep_records(completed)
         if step >= scope.counts.due:
+            if self._sums_over_ranks and not self._agree(trainer):
+                return
             self._read(trainer, pl_module, scope, step)
             scope.wait()
             self._waiting.pop(id(optimizer), None)
@@ -415,7 +429,9 @@ class GradientFlowMonitor(DepthCallback):
         if self._time is not None:
             self._time.release()
         self._scopes.forget()
+        due = self._due
         self._start_watching()
+        self._due = due  # a rank that gave up meets the others when they measure next
 
     def _reset(self) -> None:
         super()._reset()

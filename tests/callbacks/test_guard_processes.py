@@ -50,22 +50,29 @@ def _broken_on_rank_one(callback: DepthCallback, hook: str, at: int) -> DepthCal
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
-    ("name", "hook"),
+    ("name", "hook", "options"),
     [
-        ("ActivationMonitor", "on_train_batch_start"),
-        ("ActivationMonitor", "on_train_batch_end"),
-        ("GradientFlowMonitor", "on_before_optimizer_step"),
-        ("LayerSeparabilityProbe", "on_validation_batch_end"),
-        ("LayerSeparabilityProbe", "on_validation_epoch_end"),
-        ("TrainingErrorMonitor", "on_train_epoch_end"),
+        ("ActivationMonitor", "on_train_batch_start", {}),
+        ("ActivationMonitor", "on_train_batch_end", {}),
+        ("GradientFlowMonitor", "on_before_optimizer_step", {}),
+        ("GradientFlowMonitor", "on_before_optimizer_step", {"signal": "activations"}),
+        (
+            "GradientFlowMonitor",
+            "on_train_batch_end",
+            {"signal": "activations", "every_n_steps": 4},
+        ),
+        ("LayerSeparabilityProbe", "on_validation_batch_end", {}),
+        ("LayerSeparabilityProbe", "on_validation_epoch_end", {}),
+        ("TrainingErrorMonitor", "on_train_batch_start", {}),
+        ("TrainingErrorMonitor", "on_train_epoch_end", {}),
     ],
 )
 def test_all_ranks_give_up_together(
-    name: str, hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, hook: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LIGHTNING_DEPTH_STRICT")
     others = ["GradientFlowMonitor", "ActivationMonitor"]
-    callbacks = [_broken_on_rank_one(make(name), hook, at=2)]
+    callbacks = [_broken_on_rank_one(make(name, **options), hook, at=2)]
     callbacks += [make(other) for other in others if other != name]
     run = trainer(
         *(*callbacks, Witness(tmp_path)), strategy="ddp_fork", devices=2, enable_checkpointing=True
