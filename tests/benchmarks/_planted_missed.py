@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from lightning_depth.networks import build_convnet, build_mlp
 from tests.benchmarks._faults import Apply, cnn, mlp, silence
 
-Planting = tuple[str, str, str, dict[str, Any], dict[str, Any]]
-"""Kind of fault, what should come first, the reason, and the options of both variants."""
+Planting = tuple[Any, ...]
+"""Kind of fault, what should come first, the reason, and the options of each variant."""
 
 _SGD = {"optimizer": "sgd", "learning_rate": 0.05}
 
@@ -150,7 +150,10 @@ def _momentum(net: nn.Module, momentum: float, scale: float = 1.0) -> nn.Module:
 
 
 def missed_faults() -> list[Planting]:
-    """Return the kinds, with the variant that checks before the one that is judged."""
+    """Return the kinds, with the variant that checks before the one that is judged.
+
+    A third one is judged in place of a second that showed a mistake.
+    """
     batchnorm = {"norm": "batchnorm"}
     grown = nn.Sequential
     return [
@@ -186,6 +189,7 @@ def missed_faults() -> list[Planting]:
             "one expert is detached at every step, whether it is chosen or not",
             {"build": lambda: MixedExperts(4, chooses=False), "epochs": 4},
             {"build": lambda: MixedExperts(3, chooses=True, width=32), "epochs": 4, **_SGD},
+            {"build": lambda: MixedExperts(5, chooses=True, width=40), "epochs": 4},
         ),
         (
             "a constant block in a sequence, time first",
