@@ -23,7 +23,8 @@ __all__ = ["Case", "digit", "digits_loaders", "fit"]
 class Case:
     """One healthy run: the module that is trained, on what picture size, and for how long.
 
-    ``compares_modes`` asks for a TrainingErrorMonitor beside the others.
+    ``compares_modes`` asks for a TrainingErrorMonitor beside the others; ``shuffles`` gives every
+    picture the label of another.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Case:
     epochs: int = 8
     batch_size: int = 64
     compares_modes: bool = False
+    shuffles: bool = False
 
 
 def digit(
@@ -46,7 +48,12 @@ def digit(
 
 
 def digits_loaders(
-    size: int, seed: int, train_samples: int = 1280, batch_size: int = 64
+    size: int,
+    seed: int,
+    train_samples: int = 1280,
+    batch_size: int = 64,
+    *,
+    shuffle_labels: bool = False,
 ) -> tuple[DataLoader, DataLoader]:
     """Return training and validation loaders of normalised digits, enlarged to `size` pixels."""
     digits = load_digits()
@@ -57,6 +64,8 @@ def digits_loaders(
     labels = torch.tensor(digits.target)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
+    if shuffle_labels:
+        labels = labels[torch.randperm(len(labels), generator=generator)]
     train, val = order[:train_samples], order[train_samples:]
     data = TensorDataset(images[train], labels[train])
     return (
@@ -68,7 +77,9 @@ def digits_loaders(
 def fit(case: Case, seed: int, callbacks: list[L.Callback]) -> float:
     """Train one case and return its error on held-out digits, as its module defines it."""
     L.seed_everything(seed, verbose=False)
-    train, val = digits_loaders(case.size, seed, batch_size=case.batch_size)
+    train, val = digits_loaders(
+        case.size, seed, batch_size=case.batch_size, shuffle_labels=case.shuffles
+    )
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=case.epochs,
