@@ -105,7 +105,7 @@ def _none_at_all(presence: Presence, reading: Reading, names: Sequence[str]) -> 
         0.0,
         f"{_count(names)} no gradient at all in {asked} steps{where}: {listing(names)}.",
         _ADVICE,
-        step=presence.first_step,
+        step=min(presence.joined.get(name, presence.first_step) for name in names),
     )
 
 
