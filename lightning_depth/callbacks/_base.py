@@ -110,6 +110,7 @@ class DepthCallback(Shown, pl.Callback):
         self._retired = False
         self._met = False
         self._has_peers = False
+        self._is_over = False
 
     # What users read.
 
@@ -230,7 +231,7 @@ class DepthCallback(Shown, pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begin anew where the run begins at its first step."""
         self._ran = True
-        self._failure, self._retired = None, False
+        self._failure, self._retired, self._is_over = None, False, False
         self._has_peers = trainer.world_size > 1
         self._handover.discard()
         if stage == "fit":
@@ -242,6 +243,7 @@ class DepthCallback(Shown, pl.Callback):
         """Conclude; the last callback of the package tells the verdict of all."""
         if is_quiet(trainer):
             return
+        self._is_over = True
         if self._agree(trainer):
             with self._guard(trainer, "judging the run"):
                 self._conclude_all(trainer)
@@ -249,8 +251,7 @@ class DepthCallback(Shown, pl.Callback):
             with self._guard(trainer, "drawing a figure"):
                 self._send_figures(trainer)
                 self._write_figures(trainer)
-            with self._guard(trainer, "telling the verdict"):
-                self._tell_if_last(trainer, finished=True)
+            self._tell_if_last(trainer, finished=True)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -261,8 +262,7 @@ class DepthCallback(Shown, pl.Callback):
         if trainer.is_global_zero and not is_quiet(trainer):
             with self._guard(trainer, "drawing a figure"):
                 self._send_figures(trainer)
-            with self._guard(trainer, "telling the verdict"):
-                self._tell_if_last(trainer, finished=False)
+            self._tell_if_last(trainer, finished=False)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave nothing behind on the modules."""
@@ -312,12 +312,15 @@ class DepthCallback(Shown, pl.Callback):
             raise error
         if self._failure is None:
             step = trainer.global_step if trainer is not None else None
-            self._fail(trainer, Failure.of(error, what, step))
+            failure = Failure.of(error, what, None if self._is_over else step)
+            self._fail(trainer, replace(failure, at_end=self._is_over))
 
     def _fail(self, trainer: pl.Trainer | None, failure: Failure) -> None:
         """Stop measuring on this rank; where there are others, they hear of it when they meet."""
         self._failure = failure
-        after = "Training goes on without it" if self._observes else "Training goes on"
+        after = "It measures no more in this run, and training goes on"
+        if self._is_over or not self._observes:
+            after = "Training is not affected"
         warn_of_failure(
             f"{type(self).__name__} {failure.sentence}. {after}; set {STRICT}=1 in the environment "
             "to make this an error."
@@ -401,19 +404,25 @@ class DepthCallback(Shown, pl.Callback):
             return
         findings = [finding for watcher in watchers for finding in watcher._found]
         if findings or finished:
-            with self._guard(trainer, "writing findings.json"):
+            with _surviving("writing findings.json"):
                 _keep_findings(trainer, findings)
         notes = [note for watcher in watchers if (note := watcher._note())] if finished else []
         if findings or notes:
-            measured = any(len(watcher._history) for watcher in watchers)
-            say(verdict_box(findings, notes, healthy=HEALTHY if measured else ""))
+            measured = any(len(watcher._history) for watcher in watchers if watcher._observes)
+            with _surviving("printing the verdict"):
+                say(verdict_box(findings, notes, healthy=HEALTHY if measured else ""))
 
     def _note(self) -> str:
         """What the box says of this callback beside its findings."""
-        if self._failure is None:
+        summary = ""
+        if self._failure is None or self._failure.at_end or not self._observes:
             with self._guard(None, "summing up"):
-                return self._summary()
-        return f"{type(self).__name__} {self._failure.sentence}." if self._failure else ""
+                summary = self._summary()
+        if self._failure is None:
+            return summary
+        measured = "" if self._failure.at_end or not self._observes else " and measured no more"
+        name, sentence = type(self).__name__, self._failure.sentence
+        return f"{summary} {name} {sentence}{measured}.".strip()
 
     def _close(self, trainer: pl.Trainer) -> None:
         self._detach()
@@ -433,6 +442,17 @@ class DepthCallback(Shown, pl.Callback):
 
 
 guard_hooks(DepthCallback)
+
+
+@contextmanager
+def _surviving(what: str) -> Iterator[None]:
+    """Warn of an error in what all callbacks of the package do together."""
+    try:
+        yield
+    except Exception as error:
+        if may_pass(error, refuses=False):
+            raise
+        warn_of_failure(f"lightning-depth {Failure.of(error, what).sentence}.")
 
 
 def _keep_findings(trainer: pl.Trainer, findings: list[Finding]) -> None:

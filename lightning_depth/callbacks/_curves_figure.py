@@ -8,30 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_curve", "draw_curves"]
+__all__ = ["draw_curves"]
 
 _WIDE = 100.0
 """Positive values that differ by more than this factor get a logarithmic axis."""
-
-
-def draw_curve(
-    axes: Axes, counts: Sequence[int], values: Sequence[float | None], label: str
-) -> None:
-    """Draw a curve: whole numbers across, from zero up, or logarithmic where the range is wide.
-
-    Args:
-        axes: Where to draw.
-        counts: Epochs or steps.
-        values: The curve; None leaves a gap.
-        label: Name of the curve.
-    """
-    draw_curves(axes, counts, {label: values})
 
 
 def draw_curves(
     axes: Axes, counts: Sequence[int], curves: Mapping[str, Sequence[float | None]]
 ) -> None:
     """Draw several curves on one axis that suits the range of all.
+
+    It begins at zero where the lowest value is at most half of the highest, and is logarithmic
+    where they lie far apart.
 
     Args:
         axes: Where to draw.
@@ -46,5 +35,5 @@ def draw_curves(
     known = [value for values in curves.values() for value in values if value is not None]
     if known and min(known) > 0 and max(known) / min(known) > _WIDE:
         axes.set_yscale("log")
-    elif known and min(known) >= 0:
+    elif known and 0 <= min(known) <= max(known) / 2:
         axes.set_ylim(bottom=0)

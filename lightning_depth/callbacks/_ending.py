@@ -144,9 +144,8 @@ class _Words:
             )
         error = "" if self.mode == "min" else "an error "
         return (
-            f"Neither is much better than chance{known} at the end: {trained}, {error}"
-            f"{verdict.value:.2f} of chance (limit {verdict.threshold:g}), and {self.monitor} is "
-            f"{end:.3g}."
+            f"Training is not fitted: {trained}, {error}{verdict.value:.2f} of chance{known} at "
+            f"the end (limit {verdict.threshold:g}), and {self.monitor} is {end:.3g}."
         )
 
     def _turned(self, verdict: CurveVerdict) -> str:

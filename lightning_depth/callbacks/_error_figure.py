@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_depth import _extras
-from lightning_depth.callbacks._curves_figure import draw_curve
+from lightning_depth.callbacks._curves_figure import draw_curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,9 +39,10 @@ def draw_errors(
     grid = figure.subplots(rows, sharex=True, squeeze=False)[:, 0]
     epochs = table.get("epoch", [])
     for axes, column in zip(grid, shown, strict=False):
-        if any(value is not None for value in table.get(f"val/{column}", ())):
-            draw_curve(axes, epochs, table[f"val/{column}"], "validation")
-        draw_curve(axes, epochs, table[column], "training data, evaluation mode")
+        validation = table.get(f"val/{column}", ())
+        curves = {"validation": validation} if any(v is not None for v in validation) else {}
+        curves["training data, evaluation mode"] = table[column]
+        draw_curves(axes, epochs, curves)
         if (chance := chances.get(column)) is not None:
             axes.axhline(chance, color="0.5", linestyle=":", label="chance")
         axes.set_ylabel(column)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import io
 import math
 import random
@@ -25,11 +26,10 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.trainer import call
-from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import nn
 
-from lightning_depth.callbacks._memory import Memory, replaced
+from lightning_depth.callbacks._memory import Memory, own_random_numbers, replaced
 from lightning_depth.callbacks._training_samples import Batches
 from lightning_depth.errors import LightningDepthError
 
@@ -63,12 +63,14 @@ class Evaluation:
         num_samples: Samples that went through.
         failure: Why the pass broke off, empty where it did not.
         note: Why the end of the epoch was left out, empty where it was not.
+        is_shared: Whether the ranks told each other how the pass ended.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
     num_samples: int = 0
     failure: str = ""
     note: str = ""
+    is_shared: bool = False
 
 
 class WeightsChangedError(RuntimeError):
@@ -98,8 +100,9 @@ def untouched(
     try:
         with (
             _nothing_gets_out(trainer, pl_module),
+            _without_our_hooks(pl_module),
             _wrapper_as_is(trainer.model),
-            isolate_rng(include_cuda=on_cuda),
+            own_random_numbers(include_cuda=on_cuda),
             torch.no_grad(),
             torch.compiler.set_stance("force_eager"),  # other shapes would compile it again
         ):
@@ -108,9 +111,11 @@ def untouched(
                 parameter.grad = None
             yield
     finally:
-        memory.restore()
-        for part, training in modes:
-            part.training = training
+        try:
+            memory.restore()
+        finally:
+            for part, training in modes:
+                part.training = training
     if memory.changed_weights:
         raise WeightsChangedError("it changes the weights")
 
@@ -122,6 +127,7 @@ def evaluate(
     *,
     step: Callable[..., Any] | None = None,
     batch_statistics: Sequence[nn.Module] = (),
+    result: Evaluation | None = None,
 ) -> Evaluation:
     """Run a step over batches, within ``untouched``.
 
@@ -131,8 +137,9 @@ def evaluate(
         batches: Pairs of a batch and the number of its samples.
         step: Stands in for ``validation_step``; the hooks around validation are then left out.
         batch_statistics: Modules that stay in training mode.
+        result: What is filled in, so that it is known after an error.
     """
-    result, own = Evaluation(), step is None
+    result, own = result or Evaluation(), step is None
     if step is not None:
         object.__setattr__(pl_module, "validation_step", step)
     with _in_validation(trainer, batches) as (loop, connector), _averaged(trainer, pl_module):
@@ -145,11 +152,17 @@ def evaluate(
                 result.num_samples += count
         except Exception as error:  # the user's own code on batches it was not made for
             result.failure = told(error)
-        if trainer.strategy.reduce_boolean_decision(bool(result.failure), all=False):
-            result.failure = result.failure or "it failed in another process"
-        elif own:
+        if not is_told_everywhere(trainer, result) and own:
             _finish(trainer, loop, connector, result)
     return result
+
+
+def is_told_everywhere(trainer: pl.Trainer, result: Evaluation) -> bool:
+    """Return whether a pass failed on any rank, and have it failed on all; called on all."""
+    result.is_shared = True
+    if trainer.strategy.reduce_boolean_decision(bool(result.failure), all=False):
+        result.failure = result.failure or "it failed in another process"
+    return bool(result.failure)
 
 
 def told(error: BaseException) -> str:
@@ -392,7 +405,10 @@ def _nothing_gets_out(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Ite
     with contextlib.ExitStack() as stack:
         trainer_wide: dict[str, Any] = {
             "loggers": [_Silent(logger) for logger in trainer.loggers],
-            "callbacks": [each for each in callbacks if hasattr(each, "_average_model")],
+            "callbacks": [
+                *(each for each in callbacks if hasattr(each, "_average_model")),
+                *(_still(each) for each in callbacks if isinstance(each, pl.callbacks.ProgressBar)),
+            ],
             "should_stop": trainer.should_stop,
             "barebones": False,  # where `log` would only warn
         }
@@ -405,6 +421,46 @@ def _nothing_gets_out(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Ite
         warnings.simplefilter("ignore")  # validation gives the same ones
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         yield
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+@contextlib.contextmanager
+def _without_our_hooks(pl_module: pl.LightningModule) -> Iterator[None]:
+    """Set the package's own hooks aside: this pass is not the training step that they wait for."""
+    aside: list[tuple[nn.Module, str, Any]] = []
+    for part in pl_module.modules():
+        for name in _HOOKS:
+            hooks = getattr(part, name)
+            if hooks and any(map(_is_ours, hooks.values())):
+                aside.append((part, name, hooks))
+    try:
+        for part, name, hooks in aside:
+            others = {key: hook for key, hook in hooks.items() if not _is_ours(hook)}
+            setattr(part, name, type(hooks)(others))
+        yield
+    finally:
+        for part, name, hooks in aside:
+            setattr(part, name, hooks)
+
+
+def _is_ours(hook: Any) -> bool:
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    owner = getattr(hook, "__self__", hook)
+    module = getattr(hook, "__module__", None) or type(owner).__module__
+    names = (module, type(owner).__module__)
+    return any(str(name).startswith("lightning_depth.callbacks.") for name in names)
+
+
+def _still(bar: Any) -> Any:
+    """A progress bar that does not move: Rich's thread looks for it at any moment."""
+    copied = copy.copy(bar)
+    hooks = [name for name in dir(pl.Callback) if name.startswith("on_")]
+    nothing = dict.fromkeys(["setup", "teardown", *hooks], _ignore)
+    copied.__class__ = type(type(bar).__name__, (type(bar),), nothing)
+    return copied
 
 
 @contextlib.contextmanager

@@ -64,27 +64,29 @@ class ObserverWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a callback stopped measuring.
+    """What went wrong in a callback.
 
     Args:
         doing: What it was doing.
         error: The error, its class and its message.
         step: Optimizer step of the Trainer at that moment, None outside a step.
+        at_end: Whether training was over, so that nothing was missed.
 
     Example:
         >>> Failure("drawing a figure", "ValueError: too small", step=3).sentence
-        'stopped measuring at step 3, while drawing a figure: ValueError: too small'
+        'met an error at step 3, while drawing a figure: ValueError: too small'
     """
 
     doing: str
     error: str
     step: int | None = None
+    at_end: bool = False
 
     @property
     def sentence(self) -> str:
         """What happened, without a subject and without a full stop."""
         when = "" if self.step is None else f" at step {self.step}"
-        return f"stopped measuring{when}, while {self.doing}: {self.error}"
+        return f"met an error{when}, while {self.doing}: {self.error}"
 
     @classmethod
     def of(cls, error: Exception, what: str, step: int | None = None) -> Failure:

@@ -10,7 +10,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from types import FunctionType
 from typing import Any
 
@@ -84,7 +84,7 @@ def _in_source(module: nn.Module) -> set[int]:
     found = {
         _evaluate(keyword.value, module, method)
         for _, method in inspect.getmembers(type(module), inspect.isfunction)
-        if method.__module__.partition(".")[0] not in LIBRARIES
+        if (method.__module__ or "").partition(".")[0] not in LIBRARIES  # None within `exec`
         for call in _calls_in(method)
         if any(word in ast.unparse(call.func).lower() for word in LOSSES)
         for keyword in call.keywords
@@ -93,12 +93,14 @@ def _in_source(module: nn.Module) -> set[int]:
     return {number for number in found if number not in (None, NO_LABEL)}
 
 
-def _calls_in(method: FunctionType) -> Iterator[ast.Call]:
+@lru_cache(maxsize=1024)
+def _calls_in(method: FunctionType) -> tuple[ast.Call, ...]:
+    """The calls in the source of a method, which is read once."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(method)))
     except (OSError, TypeError, SyntaxError):  # defined at a prompt, or compiled
-        return
-    yield from (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+        return ()
+    return tuple(node for node in ast.walk(tree) if isinstance(node, ast.Call))
 
 
 def _evaluate(node: ast.expr, module: nn.Module, method: FunctionType) -> int | None:

@@ -45,10 +45,11 @@ def say(text: str) -> None:
         html = f"<pre style='white-space: pre'>{escape(text)}</pre>"
         display({"text/plain": text, "text/html": html}, raw=True)
         return
+    whole = f"{text}\n"  # in one piece, or Rich draws its bars before the last line
     try:
-        tqdm.write(text)
+        tqdm.write(whole, end="")
     except UnicodeEncodeError:  # a terminal or a log that knows ASCII only
-        tqdm.write(text.encode("ascii", "replace").decode())
+        tqdm.write(whole.encode("ascii", "replace").decode(), end="")
 
 
 def notebook_display() -> Callable[..., Any] | None:

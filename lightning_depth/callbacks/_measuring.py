@@ -17,6 +17,8 @@ from lightning_depth.callbacks._evaluation import (
     WeightsChangedError,
     add_ranks,
     evaluate,
+    is_told_everywhere,
+    told,
     total,
     untouched,
 )
@@ -138,12 +140,23 @@ def measure(
         with untouched(trainer, pl_module, weights=weights):
             if ask is not None:
                 step = ClassStep(pl_module, ask.predict, ask.loss, ask.error)
-            seen = evaluate(
-                trainer, pl_module, batches, step=step, batch_statistics=batch_statistics
+            evaluate(
+                trainer,
+                pl_module,
+                batches,
+                step=step,
+                batch_statistics=batch_statistics,
+                result=seen,
             )
     except WeightsChangedError as error:
         seen.failure = seen.failure or str(error)
-    if seen.failure:
+    except Exception as error:
+        if trainer.world_size == 1:
+            raise
+        seen.failure = seen.failure or told(error)
+    if not seen.is_shared:  # the others wait for the word on the pass itself
+        is_told_everywhere(trainer, seen)
+    if is_told_everywhere(trainer, seen):
         return Measured(failure=seen.failure)
     counts: list[float] = []
     if step is not None:

@@ -11,15 +11,17 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-__all__ = ["Memory", "replaced"]
+__all__ = ["Memory", "own_random_numbers", "replaced"]
 
 _MANY = 1000
 """Containers with more entries are noted, but their entries are not walked."""
@@ -56,9 +58,15 @@ class Memory:
                 waiting.extend(self._note(value))
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Put everything back, whatever fails; the first error is raised at the end."""
+        errors: list[Exception] = []
         for undo in self._undo:
-            undo()
+            try:
+                undo()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def _note(self, value: Any) -> Iterable[Any]:
         """Remember one object and return those that it holds."""
@@ -67,8 +75,9 @@ class Memory:
         elif isinstance(value, Tensor):
             self._note_tensor(value)
         elif isinstance(value, np.ndarray):
-            copy = value.copy()
-            self._undo.append(lambda: np.copyto(value, copy))
+            if value.flags.writeable:  # nobody changes the others through this object
+                copy = value.copy()
+                self._undo.append(lambda: np.copyto(value, copy))
         elif isinstance(value, (dict, list, set, deque, tuple)):
             return self._note_container(value)
         elif undo := _undo_random(value):
@@ -91,9 +100,13 @@ class Memory:
         self._undo.append(undo)
 
     def _note_tensor(self, tensor: Tensor) -> None:
-        copy = tensor.detach().clone()
-        # without counting it as a change, for whoever waits to go backward through it
-        self._undo.append(lambda: tensor.data.copy_(copy))
+        """A tensor is written without counting it as a change: somebody may go backward through it.
+
+        What is expanded, and so stands for several elements of its own, is written at each once.
+        """
+        own = _without_repetition(tensor.detach())
+        copy = own.clone()
+        self._undo.append(lambda: own.data.copy_(copy))
 
     def _note_container(self, value: Any) -> Iterable[Any]:
         if isinstance(value, dict):
@@ -107,7 +120,8 @@ class Memory:
         return entries if len(entries) <= _MANY else ()
 
     def _note_attributes(self, value: Any) -> Iterable[Any]:
-        attributes = vars(value)
+        self._note_slots(value)
+        attributes = getattr(value, "__dict__", {})
         pairs = list(attributes.items())
         # sharding swaps parameters for whole tensors and back, in the pass and after it
         sharded = dict(attributes.get("_parameters", {})) if isinstance(value, nn.Module) else {}
@@ -117,8 +131,37 @@ class Memory:
             _refill_mapping(attributes, [*pairs, *swapped])
 
         self._undo.append(undo)
+        pairs += self._slots_of(value)
         held = [part for name, part in pairs if not (sharded and name == "_parameters")]
         return [*held, *sharded.values()]
+
+    def _note_slots(self, value: Any) -> None:
+        for name, part in self._slots_of(value):
+            self._undo.append(partial(object.__setattr__, value, name, part))
+
+    @staticmethod
+    def _slots_of(value: Any) -> list[tuple[str, Any]]:
+        """The attributes of an object that its class declares instead of keeping a dictionary."""
+        declared = [vars(kind).get("__slots__", ()) for kind in type(value).__mro__]
+        names = [name for some in declared for name in ([some] if isinstance(some, str) else some)]
+        own = [name for name in names if not name.startswith("__") and hasattr(value, name)]
+        return [(name, getattr(value, name)) for name in own]
+
+
+@contextmanager
+def own_random_numbers(*, include_cuda: bool) -> Iterator[None]:
+    """Put the random numbers of torch, NumPy and Python back, also after an error.
+
+    Lightning's ``isolate_rng`` leaves them where the error struck.
+
+    Args:
+        include_cuda: Whether those of CUDA are put back too.
+    """
+    states = _collect_rng_states(include_cuda)
+    try:
+        yield
+    finally:
+        _set_rng_states(states)
 
 
 @contextmanager
@@ -152,7 +195,8 @@ def _has_own_state(value: Any) -> bool:
     if isinstance(value, (nn.Module, LRScheduler)):
         return True
     libraries = {kind.__module__.partition(".")[0] for kind in type(value).__mro__}
-    return hasattr(value, "__dict__") and not libraries & _LIBRARIES
+    has_state = hasattr(value, "__dict__") or hasattr(value, "__slots__")
+    return has_state and not libraries & _LIBRARIES
 
 
 def _undo_random(value: Any) -> Callable[[], Any] | None:
@@ -203,6 +247,14 @@ def _own_part(parameter: Tensor) -> Tensor:
     whole: Any = parameter.data
     part: Tensor = whole.to_local() if hasattr(whole, "to_local") else whole
     return part
+
+
+def _without_repetition(tensor: Tensor) -> Tensor:
+    """Return a view with each element of memory once, of a tensor that was expanded."""
+    for dim in range(tensor.ndim):
+        if tensor.layout is torch.strided and tensor.stride(dim) == 0 and tensor.shape[dim] > 1:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor
 
 
 def _same_bits(tensor: Tensor, copy: Tensor) -> bool:

@@ -24,6 +24,12 @@ _ADVICE = (
 )
 
 
+_UNUSED = (
+    "Nothing, if the network is not meant to use them; they take memory and weight decay all the "
+    "same, which `requires_grad=False` or removing them ends."
+)
+
+
 def judge_presence(
     presence: Presence, reading: Reading, patience: int, executed: Collection[str]
 ) -> list[Finding]:
@@ -46,19 +52,22 @@ def judge_presence(
         for name in presence.never(patience)
         if name in sure or reading.watched.owners.get(name) in cut
     )
-    return [_none_at_all(presence, reading, never)] if never else []
+    return [_none_at_all(presence, reading, never, executed)] if never else []
 
 
-def judge_run(presence: Presence, reading: Reading, patience: int) -> list[Finding]:
+def judge_run(
+    presence: Presence, reading: Reading, patience: int, executed: Collection[str]
+) -> list[Finding]:
     """Return what the whole run shows: what never had a gradient, and what seldom had one.
 
     Args:
         presence: What was seen in the run.
         reading: Any reading of the same parameters.
         patience: Looks that are needed at least.
+        executed: Layers that are known to have run.
     """
     never = presence.never(patience)
-    found = [_none_at_all(presence, reading, never)] if never else []
+    found = [_none_at_all(presence, reading, never, executed)] if never else []
     if rare := presence.rare(_ENOUGH, _RARE):
         found.append(_seldom(rare, reading))
     return found
@@ -91,22 +100,34 @@ def judge_pass(reading: Reading) -> list[Finding]:
     ]
 
 
-def _none_at_all(presence: Presence, reading: Reading, names: Sequence[str]) -> Finding:
+def _none_at_all(
+    presence: Presence, reading: Reading, names: Sequence[str], executed: Collection[str]
+) -> Finding:
     presence.told += names
     asked = min(presence.parameters[name][0] for name in names)
     whole = {owner for name in names if (owner := _owner(reading, name)) in reading.idle}
     severity = Severity.CRITICAL if whole else Severity.WARNING
     where = ", while other layers take turns" if presence.takes_turns else ""
+    unused = not presence.takes_turns and _never_ran(reading, names, executed)
+    if unused:
+        where = ", as their layers did not run when that was looked at"
     return Finding(
         FindingKind.NO_GRADIENT,
-        Severity.INFO if presence.takes_turns else severity,
+        Severity.INFO if presence.takes_turns or unused else severity,
         _layers_of(reading, names),
         float(len(names)),
         0.0,
         f"{_count(names)} no gradient at all in {asked} steps{where}: {listing(names)}.",
-        _ADVICE,
+        _UNUSED if unused else _ADVICE,
         step=min(presence.joined.get(name, presence.first_step) for name in names),
     )
+
+
+def _never_ran(reading: Reading, names: Sequence[str], executed: Collection[str]) -> bool:
+    """Whether all that has no gradient belongs to layers that were not called; bare ones aside."""
+    owners = {_owner(reading, name) for name in names}
+    called = {layer.name for layer in reading.watched.layers if layer.has_output}
+    return bool(executed) and bool(owners & called) and not (owners & called & set(executed))
 
 
 def _seldom(rare: dict[str, tuple[int, int]], reading: Reading) -> Finding:

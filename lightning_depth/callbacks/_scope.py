@@ -193,7 +193,7 @@ class Scope:
         """
         if self.reading is None:
             return []
-        return judge_run(self.counts.presence, self.reading, patience)
+        return judge_run(self.counts.presence, self.reading, patience, self.executed)
 
     def finish(self, *, collective: bool) -> Record | None:
         """Complete the last record now, in a copy of its own.

@@ -18,7 +18,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
+
+from lightning_depth.callbacks._memory import own_random_numbers
 
 __all__ = ["KEPT_BYTES", "Batches", "Share", "copied", "count_samples", "gather_share", "listen"]
 
@@ -36,7 +37,7 @@ def gather_share(trainer: pl.Trainer, max_samples: int) -> Share:
         max_samples: At most about this many samples over all ranks.
     """
     each = math.ceil(max_samples / trainer.world_size)
-    with isolate_rng(include_cuda=False):
+    with own_random_numbers(include_cuda=False):
         torch.default_generator.manual_seed(0)  # random transforms draw the same in every run
         loader = _find_loader(trainer)
         if loader is None:

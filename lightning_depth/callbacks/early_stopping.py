@@ -60,6 +60,9 @@ if TYPE_CHECKING:
 __all__ = ["EarlyStopping"]
 
 
+_EXPLAINED_BY_MODES = (FindingKind.OVERFITTING, FindingKind.UNDERFITTING)
+
+
 class EarlyStopping(DepthCallback, LightningEarlyStopping):
     """Stop when a metric has stopped improving, and give back the weights that scored best.
 
@@ -460,8 +463,8 @@ class EarlyStopping(DepthCallback, LightningEarlyStopping):
         stopped = self.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED
         epochs, scores = table.get("epoch", []), table.get("score", [])
         found = find_ending(self.monitor, mode, epochs, scores, self._training, stopped=stopped)
-        if has_mode_gap(callbacks):  # validation is bad for another reason
-            return [finding for finding in found if finding.kind is not FindingKind.OVERFITTING]
+        if has_mode_gap(callbacks):  # evaluation mode is bad for another reason
+            return [finding for finding in found if finding.kind not in _EXPLAINED_BY_MODES]
         return found
 
     def _summary(self) -> str:

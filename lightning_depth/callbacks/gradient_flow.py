@@ -449,6 +449,7 @@ class GradientFlowMonitor(DepthCallback):
             "totals": self._totals.state_dict(),
             "streaks": self._streaks.state_dict(),
             "counts": self._scopes.state_dict(),
+            "watching": self._watching,
         }
 
     def _load_extra_state(self, state: Mapping[str, Any]) -> None:
@@ -456,5 +457,6 @@ class GradientFlowMonitor(DepthCallback):
         self._totals.load_state_dict(state["totals"])
         self._streaks.load_state_dict(state["streaks"])
         self._scopes.load_state_dict(state["counts"])
+        self._watching = state.get("watching", self._watching)
         self._latest, self._watched, self._waiting = {}, [], {}
         self._look_ahead()

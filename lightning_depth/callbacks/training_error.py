@@ -45,7 +45,7 @@ from lightning_depth.callbacks._mode_gap import (
 )
 from lightning_depth.callbacks._training_samples import Share, gather_share, listen
 from lightning_depth.errors import ConfigurationError, check_count
-from lightning_depth.findings import Finding, FindingKind
+from lightning_depth.findings import Finding, FindingKind, Severity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,8 +139,7 @@ class TrainingErrorMonitor(DepthCallback):
     @property
     def mode_gap(self) -> float | None:
         """How many times the loss is larger with running statistics; None where nothing lasts."""
-        found = any(finding.kind is FindingKind.MODE_GAP for finding in self._found)
-        return self._gap.ratio if found else None
+        return self._gap.ratio if any(map(_is_open_gap, self._found)) else None
 
     def twin_of(self, monitor: str) -> str | None:
         """Return the column of ``history`` that is the same quantity on training data.
@@ -246,6 +245,10 @@ class TrainingErrorMonitor(DepthCallback):
         """Whether the network fitted its training data; early stopping, if there, knows more."""
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
         if self.mode_gap is not None:
+            if not self._gap.streak:
+                self._found = [
+                    _closed(each) if _is_open_gap(each) else each for each in self._found
+                ]
             return []
         if self._lasting is not None:  # the run ends with statistics that have not followed
             return [self._lasting]
@@ -395,7 +398,7 @@ class TrainingErrorMonitor(DepthCallback):
     ) -> None:
         layers, column = find_running(pl_module), find_gap_key(list(row))
         early = trainer.global_step < UPDATES
-        if not layers or column is None or self.mode_gap or early or self._share is None:
+        if not layers or column is None or early or self._share is None:
             return
         part = _on_every_rank(trainer, self._share.batches_for(GAP_SAMPLES / trainer.world_size))
         batches = self._share.first(part)
@@ -422,13 +425,25 @@ class TrainingErrorMonitor(DepthCallback):
                 epoch=trainer.current_epoch,
                 step=trainer.global_step,
             )
-            if self._gap.settled >= PATIENCE:
+            if self._gap.settled >= PATIENCE and self.mode_gap is None:
                 self._add_finding(trainer, self._lasting)
 
     def _value_of(self, column: str, measured: Measured) -> float:
         columns = self._record.columns
         values = (value for key, value in measured.values.items() if columns.get(key) == column)
         return next(values, math.nan)
+
+
+def _is_open_gap(finding: Finding) -> bool:
+    return finding.kind is FindingKind.MODE_GAP and finding.severity is not Severity.INFO
+
+
+def _closed(finding: Finding) -> Finding:
+    """A gap that was there and is there no more is worth knowing; others stay as they are."""
+    if not _is_open_gap(finding):
+        return finding
+    message = f"Evaluation mode was bad for a while, and is no longer. {finding.message}"
+    return replace(finding, severity=Severity.INFO, message=message)
 
 
 def _on_every_rank(trainer: pl.Trainer, number: int) -> int:

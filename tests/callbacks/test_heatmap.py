@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from lightning_depth.callbacks._curves_figure import draw_curve
+from lightning_depth.callbacks._curves_figure import draw_curves
 from lightning_depth.callbacks._heatmap import draw_heatmap, draw_map, shorten_name
 
 LONG = [
@@ -225,7 +225,7 @@ def test_panels_side_by_side_name_the_layers_once_and_share_the_room() -> None:
 def test_curves_have_ticks_at_whole_epochs(counts: list[int]) -> None:
     figure = Figure()
     axes = figure.subplots()
-    draw_curve(axes, counts, [0.5 + count for count in counts], "loss")
+    draw_curves(axes, counts, {"loss": [0.5 + count for count in counts]})
     _drawn(figure)
     shown = [label.get_text() for label in axes.get_xticklabels() if label.get_text()]
     assert shown

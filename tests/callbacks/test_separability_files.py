@@ -24,7 +24,7 @@ def test_tensorboard_holds_the_figure_and_the_measures_of_every_pass(tmp_path: P
     events.Reload()
     assert events.Tags()["images"] == ["separability/profile"]
     pictures = events.Images("separability/profile")
-    assert [picture.step for picture in pictures] == EPOCH_ENDS
+    assert [picture.step for picture in pictures] == EPOCH_ENDS[-1:]  # short epochs: one at the end
     for picture in pictures:
         pixels = imread(io.BytesIO(picture.encoded_image_string))
         assert pixels.shape[:2] == (picture.height, picture.width)

@@ -38,11 +38,11 @@ def find_taps(layers: Sequence[Layer], root: nn.Module) -> list[Tap]:
     layers = [layer for layer in layers if layer.has_output]
     watched = {id(layer.module) for layer in layers}
     parents = list(root.modules())
-    uses = Counter(id(child) for parent in parents for child in parent._modules.values())
+    uses = Counter(id(child) for parent in parents for child in parent.children())
     chains: dict[int, list[nn.Module]] = {}  # from each member of a Sequential to its end
     for parent in parents:
         if isinstance(parent, nn.Sequential):
-            members = list(parent)
+            members = [member for member in parent if member is not None]  # None is allowed
             for place, member in enumerate(members):
                 chains.setdefault(id(member), members[place:])
     taps = []

@@ -31,6 +31,10 @@ TRAINED = math.log(1.5)
 """A network whose best layer has less than this log Fisher ratio more than its first has not
 come to separate the classes."""
 
+MOST_CHANGE = math.log(2)
+"""A block that makes separation or Fisher ratio worse by more than this is not idle: it does
+something, or it does not follow the layer that ran before it, as branches side by side."""
+
 MINIMUM_BLOCKS = 4
 """With fewer blocks none is called idle: each is a large share of the network."""
 
@@ -55,7 +59,8 @@ class _Change(NamedTuple):
     @property
     def is_none(self) -> bool:
         sure = min(self.separation.probability, self.fisher.probability)
-        return sure >= CONFIDENCE and not self.probe >= PROBE_GAIN
+        worst = min(self.separation.gain, self.fisher.gain)
+        return sure >= CONFIDENCE and not self.probe >= PROBE_GAIN and worst >= -MOST_CHANGE
 
 
 def find_idle(
@@ -148,8 +153,9 @@ def _idle_finding(idle: Sequence[tuple[str, _Change]]) -> Finding:
         tuple(layer for layer, _ in idle),
         change.separation.gain,
         MINIMUM_GAIN,
-        f"{lead}: it changes the separation by {_interval(change.separation)} and the Fisher "
-        f"ratio by {_interval(change.fisher, -1)}; {_sure(sure)} that it gains less than "
+        f"{lead}: it changes the separation (smaller is better) by "
+        f"{_interval(change.separation)} and the Fisher ratio (larger is better) by "
+        f"{_interval(change.fisher, -1)}; {_sure(sure)} that it gains less than "
         f"{100 * MINIMUM_GAIN:.0f} %.",
         "Try the network without it; if the accuracy stays, it was not needed."
         if len(idle) == 1
