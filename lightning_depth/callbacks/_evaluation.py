@@ -61,6 +61,7 @@ class Evaluation:
     Args:
         entries: Logged quantities by key.
         num_samples: Samples that went through.
+        num_batches: Batches that went through.
         failure: Why the pass broke off, empty where it did not.
         note: Why the end of the epoch was left out, empty where it was not.
         is_shared: Whether the ranks told each other how the pass ended.
@@ -68,6 +69,7 @@ class Evaluation:
 
     entries: dict[str, Entry] = field(default_factory=dict)
     num_samples: int = 0
+    num_batches: int = 0
     failure: str = ""
     note: str = ""
     is_shared: bool = False
@@ -150,6 +152,7 @@ def evaluate(
             for number, (batch, count) in enumerate(batches):
                 _advance(trainer, pl_module, batch, number, own=own)
                 result.num_samples += count
+                result.num_batches += 1
         except Exception as error:  # the user's own code on batches it was not made for
             result.failure = told(error)
         if not is_told_everywhere(trainer, result) and own:
@@ -204,12 +207,17 @@ def total(trainer: pl.Trainer, evaluation: Evaluation) -> tuple[dict[str, float]
         iter(add_ranks(trainer, highest, "max") if highest else []),
     )
     values: dict[str, float] = {}
+    weights: set[float] = set()
     for key, kind in kinds.items():
         if kind in missing:
             values[key] = next(tops) * (-1 if kind == "min" else 1)
         else:
             value, weight = next(pairs)
             values[key] = value if kind == "sum" else value / weight if weight else math.nan
+            weights.add(weight if kind == "mean" else 0.0)
+    told_by_step = weights - {0.0}  # `batch_size` of `log`: of graphs the rows do not tell
+    if len(told_by_step) == 1 and evaluation.num_batches < max(told_by_step) < num_samples:
+        num_samples = max(told_by_step)
     return values, int(num_samples)
 
 

@@ -164,3 +164,25 @@ def test_gap_between_the_modes_is_the_only_explanation() -> None:
     run.fit(Toy(Still()), loader(), loader())
     kinds = [finding.kind for finding in [*monitor.findings, *stopping.findings]]
     assert kinds == [FindingKind.MODE_GAP]
+
+
+def test_samples_are_those_that_the_step_counts() -> None:
+    class Graphs(Toy):
+        def _loss(self, batch: dict[str, Any]) -> torch.Tensor:
+            pooled = torch.stack([part.mean(0) for part in batch["x"].split(batch["sizes"])])
+            return nn.functional.cross_entropy(self.net(pooled), batch["y"])
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return self._loss(batch)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val/loss", self._loss(batch), batch_size=len(batch["y"]))
+
+    def collate(graphs: list[int]) -> dict[str, Any]:
+        sizes = [2 + graph % 5 for graph in graphs]
+        return {"x": torch.rand(sum(sizes), 6), "sizes": sizes, "y": torch.tensor(graphs) % 3}
+
+    data = torch.utils.data.DataLoader(range(10), batch_size=4, collate_fn=collate)  # type: ignore[arg-type]
+    monitor = TrainingErrorMonitor()
+    trainer(monitor, max_epochs=1).fit(Graphs(), data, data)
+    assert monitor.history["num_samples"] == [10]
