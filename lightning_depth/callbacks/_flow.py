@@ -24,8 +24,10 @@ __all__ = ["Flow", "middle_of", "read_flow"]
 
 _FEW = 4
 """Up to so many layers leave a line too little freedom to be told from noise."""
+_SINGLE = 5
+"""Of up to so many layers a third is one layer, and one layer makes no trend."""
 _FAIR = 0.25
-"""Of few layers each must take at least this part of its fair share of the fall."""
+"""Of few layers each must take at least this part of its fair share of the trend."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +68,28 @@ class Flow:
         """Powers of ten by which the gradient falls from the last layer to the first.
 
         It is that of the fitted line; of few layers it is that between the last and the first,
-        where every layer has its part in it. It is 0 where ends or interval contradict it.
+        where every layer has its part in it. It is 0 where ends or interval contradict it, and
+        where it rises in one of few layers only, as in a stem in front of parallel branches.
         """
         if self.is_of_few:
             return self.ends
         line = self.trend.decades
         if not math.isfinite(line) or not math.isfinite(self.ends) or line * self.ends <= 0:
             return 0.0
+        if line < 0 and len(self._logs) <= _SINGLE and not self._is_shared(-1):
+            return 0.0
         return 0.0 if self.trend.low <= 1.0 <= self.trend.high else line
 
     @cached_property
     def is_of_few(self) -> bool:
         """Whether the layers are too few for a line, and the gradient falls with each of them."""
-        if not FEWEST <= len(self._logs) <= _FEW:
-            return False
-        fair = _FAIR * (self._logs[-1] - self._logs[0]) / (len(self._logs) - 1)
-        return fair > 0 and all(after - before >= fair for before, after in pairwise(self._logs))
+        return FEWEST <= len(self._logs) <= _FEW and self._is_shared(1)
+
+    def _is_shared(self, sign: int) -> bool:
+        """Whether every layer has its part in a fall toward the input, or in a rise."""
+        logs = [sign * log for log in self._logs]
+        fair = _FAIR * (logs[-1] - logs[0]) / (len(logs) - 1)
+        return fair > 0 and all(after - before >= fair for before, after in pairwise(logs))
 
     @property
     def level(self) -> float:

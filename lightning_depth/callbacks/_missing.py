@@ -119,7 +119,7 @@ def _none_at_all(
         0.0,
         f"{_count(names)} no gradient at all in {asked} steps{where}: {listing(names)}.",
         _UNUSED if unused else _ADVICE,
-        step=presence.first_step,
+        step=min(presence.joined.get(name, presence.first_step) for name in names),
     )
 
 

@@ -33,6 +33,7 @@ class Presence:
         has_gone: Whether a layer that had a gradient had none later.
         takes_turns: Whether one came back.
         told: The parameters of which it was said that they have none.
+        joined: For parameters that joined later, or were set free, the first step of this kind.
     """
 
     looks: int = 0
@@ -42,6 +43,7 @@ class Presence:
     has_gone: bool = False
     takes_turns: bool = False
     told: list[str] = field(default_factory=list)
+    joined: dict[str, int] = field(default_factory=dict)
 
     def meet(self, names: Iterable[str]) -> None:
         """Take up parameters that joined the optimizer, of which nothing was seen so far."""
@@ -55,6 +57,9 @@ class Presence:
             name: seen for name, seen in self.parameters.items() if not is_part_of(name, layers)
         }
         self.told = [name for name in self.told if not is_part_of(name, layers)]
+        self.joined = {
+            name: step for name, step in self.joined.items() if not is_part_of(name, layers)
+        }
 
     def add(self, step: int, reading: Reading) -> None:
         """Count a reading; one whose whole gradient is zero says nothing of its parts."""
@@ -69,6 +74,8 @@ class Presence:
         self.looks += 1
         bare, frozen = set(reading.bare), set(reading.frozen)
         for name, counts in self.parameters.items():
+            if not counts[0] and name not in frozen:
+                self.joined.setdefault(name, step)
             counts[0] += name not in frozen
             counts[1] += name not in frozen and name not in bare
         for name, counts in self.layers.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import lightning as L
 import torch
@@ -37,6 +38,10 @@ class Fault:
     loss_scale: float = 1.0
     input_scale: float = 1.0
     half: bool = False
+    compares_modes: bool = False
+    """Whether a TrainingErrorMonitor stands beside the others."""
+    grows_at: int | None = None
+    """The epoch at whose start the network grows."""
 
 
 class FaultyDigit(L.LightningModule):
@@ -47,10 +52,17 @@ class FaultyDigit(L.LightningModule):
         self.fault = fault
         self.net = fault.build()
 
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images * self.fault.input_scale)
+
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        output = self.net(images * self.fault.input_scale)
-        return cross_entropy(output.float(), labels) * self.fault.loss_scale
+        return cross_entropy(self(images).float(), labels) * self.fault.loss_scale
+
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == self.fault.grows_at:
+            optimizer: Any = self.optimizers(use_pl_optimizer=False)
+            optimizer.add_param_group({"params": list(self.net.grow().parameters())})
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         if self.fault.optimizer == "sgd":
@@ -121,7 +133,7 @@ def residual(blocks: int, width: int = 64) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, width), *parts, nn.Linear(width, 10))
 
 
-class _Apply(nn.Module):
+class Apply(nn.Module):
     """A function as a module."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
@@ -181,7 +193,7 @@ def insert(
 ) -> nn.Sequential:
     """Put a function between two layers."""
     parts = list(net)
-    module = function if isinstance(function, nn.Module) else _Apply(function)
+    module = function if isinstance(function, nn.Module) else Apply(function)
     return nn.Sequential(*parts[:place], module, *parts[place:])
 
 

@@ -7,6 +7,7 @@ Plain LightningModules such as users write, that know nothing of this package. E
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import lightning as L
 import torch
@@ -54,6 +55,50 @@ class Digit(L.LightningModule):
         if self.optimizer == "sgd":
             return torch.optim.SGD(self.parameters(), self.learning_rate, momentum=0.9)
         return AdamW(self.parameters(), self.learning_rate)
+
+
+class OneUnit(Digit):
+    """Tells odd digits from even ones by one output, or draws a line through their numbers.
+
+    ``val_error`` of the line is the mean squared error over the variance.
+    """
+
+    def __init__(self, net: nn.Module, *, regresses: bool = False) -> None:
+        super().__init__(net)
+        self.regresses = regresses
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, labels = batch
+        output = self(images)[:, 0]
+        if self.regresses:
+            return mse_loss(output, _standardized(labels))
+        return binary_cross_entropy_with_logits(output, (labels % 2).float())
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        images, labels = batch
+        output = self(images)[:, 0]
+        if self.regresses:
+            self.log("val_error", mse_loss(output, _standardized(labels)))
+        else:
+            self.log("val_error", ((output > 0) != (labels % 2 == 1)).float().mean())
+
+
+def _standardized(labels: Tensor) -> Tensor:
+    """The numbers of the digits with mean 0 and variance 1."""
+    return (labels - 4.5) / 8.25**0.5
+
+
+class Changing(Digit):
+    """Its network changes as the fifth epoch begins: a part comes, or one takes another's place."""
+
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == 4:
+            optimizer: Any = self.optimizers(use_pl_optimizer=False)
+            self.net.change()
+            kept = list(self.net.parameters())
+            optimizer.param_groups[0]["params"] = kept
+            for gone in set(optimizer.state) - set(kept):
+                del optimizer.state[gone]
 
 
 def nearest(distances: Tensor, labels: Tensor) -> Tensor:
@@ -147,7 +192,7 @@ class MoCo(L.LightningModule):
         self.predictor = _projector(64)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        one, other = _view(batch[0]), _view(batch[0])
+        one, other = view(batch[0]), view(batch[0])
         return self.loss(one, other) + self.loss(other, one)
 
     def loss(self, one: Tensor, other: Tensor) -> Tensor:
@@ -176,7 +221,7 @@ def _projector(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 64))
 
 
-def _view(images: Tensor) -> Tensor:
+def view(images: Tensor) -> Tensor:
     """Shift by up to a pixel, change the contrast, add noise."""
     down, right = torch.randint(0, 3, (2,)).tolist()
     size = images.shape[-1]

@@ -3,11 +3,13 @@
 Every network in which it does is trained again from the same seed without the blocks it named, each
 replaced by the identity, or by zeros where its output joins that of all before it, as in a dense
 net. The finding counts as right where the error on held-out data then rises by no more than twice
-the standard error of a difference of two such errors. Run in parts, each of which appends one line
-a run to a file, then render the tables::
+the standard error of a difference of two such errors. Of labels that belong to other pictures it
+must say nothing: no law, no pairs that are hard to tell apart, no block that is idle. Run in
+parts, each of which appends one line a run to a file, then render the tables::
 
     python -m tests.benchmarks.calibrate_idle healthy --seeds 0 1 2 --out idle.jsonl
     python -m tests.benchmarks.calibrate_idle planted --seeds 0 1 2 --out idle.jsonl
+    python -m tests.benchmarks.calibrate_idle shuffled --seeds 0 1 2 --out idle.jsonl
     python -m tests.benchmarks.calibrate_idle render --out idle.jsonl
 """
 
@@ -32,7 +34,7 @@ from lightning_depth.findings import Finding
 from lightning_depth.networks import build_convnet
 from tests.benchmarks._zoo import Case, classifiers, digits_loaders, fit
 from tests.benchmarks._zoo_modules import Digit
-from tests.benchmarks._zoo_nets import PreNormBlock, block_stack
+from tests.benchmarks._zoo_nets import PreNormBlock, block_stack, dense_stack
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,24 @@ def planted_cases() -> list[Planted]:
     ]
 
 
+def shuffled_cases() -> list[Case]:
+    """Networks with the labels of other pictures, as they start and after training."""
+
+    def untrained() -> L.LightningModule:
+        return Digit(build_convnet("residual", 20, 8, 10, 1), learning_rate=0.0, optimizer="sgd")
+
+    cases = [
+        Case("residual-20, untrained", untrained, epochs=1),
+        Case("relu-mlp-6", lambda: Digit(dense_stack(nn.ReLU, 6))),
+        Case(
+            "8 pre-norm blocks",
+            lambda: Digit(block_stack([PreNormBlock(48) for _ in range(8)])),
+            epochs=30,
+        ),
+    ]
+    return [replace(case, shuffles=True) for case in cases]
+
+
 def without(build: Callable[[], L.LightningModule], stand_ins: Mapping[str, nn.Module]) -> Any:
     """Return a builder of the same module with other modules in the place of some blocks."""
 
@@ -138,6 +158,7 @@ def run(case: Case, seed: int) -> dict[str, Any]:
     probe = LayerSeparabilityProbe(every_n_epochs=case.epochs, on_finding=_ignore)
     error = fit(case, seed, [probe])
     blocks = len(set(probe.history["layer"]))
+    told = bool(probe.laws and probe.laws[-1]["stated"])
     found = {"idle": (), "why": ""}
     again = math.nan
     for finding in probe.findings:
@@ -147,7 +168,8 @@ def run(case: Case, seed: int) -> dict[str, Any]:
             smaller = replace(case, build=without(case.build, others))
             again = fit(smaller, seed, [])
     return {
-        "name": case.name, "seed": seed, "layers": blocks, "error": error, "again": again, **found
+        "name": case.name, "seed": seed, "layers": blocks, "error": error, "again": again,
+        "law": told, "pairs": len(probe.hardest_pairs), **found
     }  # fmt: skip
 
 
@@ -168,6 +190,11 @@ def _told(run: dict[str, Any]) -> str:
         return f"{len(run['idle'])} idle, not tried without"
     answer = "stays" if right else "**rises**"
     return f"{len(run['idle'])} idle; without {run['again']:.3f}, {answer}"
+
+
+def _claimed(run: dict[str, Any]) -> str:
+    claims = ("a law", run["law"]), ("hard pairs", run["pairs"]), ("idle blocks", run["idle"])
+    return ", ".join(claim for claim, made in claims if made) or "nothing"
 
 
 def render(runs: list[dict[str, Any]]) -> Iterator[str]:
@@ -198,11 +225,19 @@ def render(runs: list[dict[str, Any]]) -> Iterator[str]:
                 f"| {run['name']} | {run['seed']} | {hits} | {len(named - planted)} | "
                 f"{run['error']:.3f}; {_told(run)} |"
             )
+    yield ""
+    yield "| labels of other pictures | seed: error, and what was told |"
+    yield "| --- | --- |"
+    shuffled = [run for run in runs if run["part"] == "shuffled"]
+    for name in dict.fromkeys(run["name"] for run in shuffled):
+        own = [run for run in shuffled if run["name"] == name]
+        words = "; ".join(f"{r['seed']}: {r['error']:.3f}, {_claimed(r)}" for r in own)
+        yield f"| {name} | {words} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["healthy", "planted", "render"])
+    parser.add_argument("part", choices=["healthy", "planted", "shuffled", "render"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--names", nargs="*", default=[], help="healthy networks, default all")
     parser.add_argument("--out", type=Path, required=True)
@@ -214,11 +249,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    chosen = (
-        planted_cases()
-        if options.part == "planted"
-        else [Planted(case, ()) for case in classifiers()]
-    )
+    cases = shuffled_cases() if options.part == "shuffled" else classifiers()
+    plain = [Planted(case, ()) for case in cases]
+    chosen = planted_cases() if options.part == "planted" else plain
     with options.out.open("a") as file:
         for seed in options.seeds:
             for each in chosen:

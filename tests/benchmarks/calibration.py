@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from lightning_depth.callbacks import ActivationMonitor, GradientFlowMonitor
+from lightning_depth.callbacks import ActivationMonitor, GradientFlowMonitor, TrainingErrorMonitor
 from lightning_depth.callbacks._base import DepthCallback
 from lightning_depth.findings import Finding, Severity, rank_findings
 from tests.benchmarks._faults import run_fault
@@ -31,11 +31,12 @@ _EVERY = 5
 """Steps between measurements: these runs are a few dozen steps long."""
 
 
-def _monitors() -> list[DepthCallback]:
-    return [
+def _monitors(*, compare_modes: bool) -> list[DepthCallback]:
+    monitors: list[DepthCallback] = [
         GradientFlowMonitor(every_n_steps=_EVERY, on_finding=_ignore),
         ActivationMonitor(every_n_steps=_EVERY, on_finding=_ignore),
     ]
+    return [*monitors, TrainingErrorMonitor(on_finding=_ignore)] if compare_modes else monitors
 
 
 def _ignore(finding: Finding) -> None:
@@ -52,7 +53,8 @@ def run_healthy(seeds: list[int], names: list[str]) -> Iterator[dict[str, Any]]:
         for case in healthy_cases():
             if names and case.name not in names:
                 continue
-            monitors, begun = _monitors(), time.perf_counter()
+            monitors = _monitors(compare_modes=case.compares_modes)
+            begun = time.perf_counter()
             error = fit(case, seed, list(monitors))
             seconds = time.perf_counter() - begun
             yield {
@@ -61,10 +63,11 @@ def run_healthy(seeds: list[int], names: list[str]) -> Iterator[dict[str, Any]]:
             }  # fmt: skip
 
 
-def run_faults(variants: list[str], seed: int = 0) -> Iterator[dict[str, Any]]:
+def run_faults(variants: list[str], names: list[str], seed: int = 0) -> Iterator[dict[str, Any]]:
     for fault in planted_faults():
-        if fault.variant in variants:
-            monitors, begun = _monitors(), time.perf_counter()
+        if fault.variant in variants and (not names or fault.kind in names):
+            monitors = _monitors(compare_modes=fault.compares_modes)
+            begun = time.perf_counter()
             run_fault(fault, seed, list(monitors))
             seconds = time.perf_counter() - begun
             yield {
@@ -127,7 +130,7 @@ def main() -> None:
     parser.add_argument("part", choices=["healthy", "faults", "render"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=["A", "B", "C"])
-    parser.add_argument("--names", nargs="*", default=[], help="healthy networks, default all")
+    parser.add_argument("--names", nargs="*", default=[], help="networks or faults, default all")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     if options.part == "render":
@@ -140,7 +143,7 @@ def main() -> None:
     chosen = (
         run_healthy(options.seeds, options.names)
         if options.part == "healthy"
-        else run_faults(options.variants)
+        else run_faults(options.variants, options.names)
     )
     with options.out.open("a") as file:
         for run in chosen:

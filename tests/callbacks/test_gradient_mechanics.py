@@ -21,6 +21,7 @@ from lightning_depth.callbacks import (
     measure_activations,
     measure_gradients,
 )
+from lightning_depth.findings import FindingKind
 from tests.callbacks.toy import (
     Batch,
     Block,
@@ -162,6 +163,24 @@ def test_a_new_block_is_watched_where_it_runs(signal: Any) -> None:
         assert all(value > 0 for value in outputs.values())
     assert not any(part._forward_hooks for part in module.modules())
     assert not any(part._forward_pre_hooks for part in module.modules())
+
+
+def test_what_never_had_a_gradient_is_dated_from_when_it_came() -> None:
+    class Cut(Block):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + super().forward(x).detach()
+
+    def grow_cut(module: Changing) -> None:
+        module.net.insert(3, Cut(6, nn.Tanh()))  # type: ignore[operator]
+        parameters = list(module.net[3].parameters())  # type: ignore[index]
+        module.own_optimizer.add_param_group({"params": parameters})
+
+    monitor = GradientFlowMonitor(every_n_steps=1, on_finding="log")
+    module = Changing(grow_cut)
+    fit(module, monitor, max_epochs=3)
+    (finding,) = monitor.findings
+    assert finding.kind is FindingKind.NO_GRADIENT
+    assert finding.step == module.trainer.global_step // 3
 
 
 def test_a_removed_block_leaves_no_finding() -> None:

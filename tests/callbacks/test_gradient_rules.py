@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_depth.callbacks import GradientFlowMonitor, GradientSnapshot, measure_gradients
+from lightning_depth.callbacks._flow import Flow
 from lightning_depth.findings import Finding, FindingKind, Severity
 from tests.callbacks.toy import Toy, fit, make_batches, make_net
 
@@ -390,6 +393,18 @@ def test_three_layers_of_which_only_the_last_differs_are_no_trend() -> None:
     with torch.no_grad():
         net[-1].weight.mul_(1e-4)  # type: ignore[operator,union-attr]
     assert alarms(watch(Toy(net, batches=9), every_n_steps=1)) == []
+
+
+@pytest.mark.parametrize(
+    ("logs", "rises"),
+    [([-0.77, -2.27, -2.13, -3.05, -3.03], False), ([-0.7, -1.3, -1.9, -2.4, -3.1], True)],
+    ids=["a stem before parallel experts", "layer by layer"],
+)
+def test_a_rise_in_one_of_five_layers_is_no_trend(logs: list[float], rises: bool) -> None:
+    reading = SimpleNamespace(watched=SimpleNamespace(trend_depths=np.arange(5.0)))
+    flow = Flow(cast(Any, reading), 10.0 ** np.array(logs), "")
+    assert flow.trend.low > 1 or flow.trend.high < 1
+    assert (flow.fall < -1.7) == rises
 
 
 def said(finding: Finding) -> tuple[float, float]:
