@@ -17,6 +17,7 @@ from lightning_depth.findings import Finding, FindingKind, Severity
 
 __all__ = [
     "GAP_SAMPLES",
+    "LONG",
     "PATIENCE",
     "UPDATES",
     "Losses",
@@ -34,7 +35,10 @@ RATIO = 3.0
 SHARE = 0.1
 """The difference must be this share of the largest loss seen: small losses differ by noise."""
 PATIENCE = 3
-"""Measurements in a row."""
+"""Measurements in a row after which a gap at the end of training counts."""
+LONG = 10
+"""Measurements in a row after which one counts while training goes on: the running statistics of a
+healthy network that learns fast lag behind for a few epochs, and then follow."""
 STILL = 1e-3
 """With a momentum below this, running statistics are taken to stand still."""
 UPDATES = 50

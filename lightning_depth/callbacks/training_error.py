@@ -34,7 +34,7 @@ from lightning_depth.callbacks._measuring import (
 )
 from lightning_depth.callbacks._mode_gap import (
     GAP_SAMPLES,
-    PATIENCE,
+    LONG,
     UPDATES,
     Losses,
     ModeGap,
@@ -425,7 +425,7 @@ class TrainingErrorMonitor(DepthCallback):
                 epoch=trainer.current_epoch,
                 step=trainer.global_step,
             )
-            if self._gap.settled >= PATIENCE and self.mode_gap is None:
+            if self._gap.settled >= LONG and self.mode_gap is None:
                 self._add_finding(trainer, self._lasting)
 
     def _value_of(self, column: str, measured: Measured) -> float:

@@ -13,9 +13,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_depth.callbacks import EarlyStopping, TrainingErrorMonitor
+from lightning_depth.callbacks._measuring import Measured
 from lightning_depth.callbacks._mode_gap import Losses, ModeGap, find_gap_key, is_settled
 from lightning_depth.findings import FindingKind
-from tests.callbacks._runs import trainer
+from tests.callbacks._runs import fit, trainer
 
 CLASSES, WIDTH, NUM = 4, 16, 256
 
@@ -214,3 +215,23 @@ def test_a_loss_is_looked_for() -> None:
     assert find_gap_key(["acc", "kl_loss", "loss"]) == "loss"
     assert find_gap_key(["acc", "kl_loss"]) == "kl_loss"
     assert find_gap_key(["acc"]) is None
+
+
+@pytest.mark.parametrize(("wide", "told"), [(4, []), (20, [FindingKind.MODE_GAP])])
+def test_statistics_that_lag_for_a_few_epochs_are_no_gap(
+    wide: int, told: list[FindingKind], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A healthy network that learns fast is bad in evaluation mode for a few epochs."""
+    passes = {"running": 0}
+
+    def scripted(*args: Any, batch_statistics: Any = (), **kwargs: Any) -> Measured:
+        passes["running"] += not batch_statistics
+        lags = passes["running"] <= wide
+        return Measured({"val/loss": 0.7 if lags and not batch_statistics else 0.1}, 48)
+
+    monkeypatch.setattr("lightning_depth.callbacks.training_error.measure", scripted)
+    monkeypatch.setattr("lightning_depth.callbacks.training_error.UPDATES", 0)
+    monkeypatch.setattr("lightning_depth.callbacks.training_error.is_settled", lambda *_: True)
+    monitor = TrainingErrorMonitor(on_finding="log")
+    fit(monitor, max_epochs=12)
+    assert [finding.kind for finding in monitor.findings] == told
