@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,13 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.comet import CometLogger
 from torch import Tensor, nn
 
 from lightning_depth.callbacks import ActivationMonitor, GradientFlowMonitor
 from lightning_depth.callbacks._histograms import bring_histograms, count_values
+from tests.callbacks._wandb_file import history_rows
 from tests.callbacks.toy import Block, Toy, fit, make_net
 
 MONITORS: dict[str, tuple[type, str]] = {
@@ -92,25 +96,34 @@ def test_tensorboard_gets_what_numpy_counts(what: str, tmp_path: Path) -> None:
             assert list(given.values()) == list(wanted.values())
 
 
+# In a process of its own, because the threads of W&B's service would outlive the test.
+WANDB = """
+import sys
+from lightning.pytorch.loggers import WandbLogger
+from tests.callbacks.test_histograms import Toy, fit, make
+
+logger = WandbLogger(save_dir=".", offline=True)
+fit(Toy(), make(sys.argv[1]), logger=logger)
+logger.experiment.finish()
+"""
+
+
 @both
-def test_wandb_gets_one_row_a_measured_step_on_lightnings_axis(
-    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    logger = WandbLogger(save_dir=tmp_path, offline=True)
-    rows: list[dict[str, Any]] = []
-    log = logger.experiment.log
-    monkeypatch.setattr(
-        logger.experiment, "log", lambda row, *args, **kw: (rows.append(row), log(row, *args, **kw))
+def test_wandb_gets_one_row_a_measured_step_on_lightnings_axis(what: str, tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WANDB, what],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        check=True,
     )
-    try:
-        fit(Toy(), make(what), logger=logger)
-    finally:
-        logger.experiment.finish()
-    own = [row for row in rows if any(key.startswith(MONITORS[what][1]) for key in row)]
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    group = MONITORS[what][1]
+    own = [row for row in history_rows(folder) if any(key.startswith(group) for key in row)]
     assert [row["trainer/global_step"] for row in own] == [0, 1, 2, 3]
     for row in own:
-        assert set(row) == {"trainer/global_step", *(f"{MONITORS[what][1]}/{n}" for n in LAYERS)}
-        assert all(len(value.histogram) == 64 for key, value in row.items() if key[0] in "ga")
+        counts = {key: row[key] for key in row if key.startswith(group) and key.endswith(".values")}
+        assert set(counts) == {f"{group}/{name}.values" for name in LAYERS}
+        assert all(len(values) == 64 for values in counts.values())
 
 
 @both
