@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_depth.callbacks import ObserverWarning
 from lightning_depth.callbacks._base import DepthCallback
+from lightning_depth.callbacks._memory import Memory
 from tests.callbacks._runs import Toy, loader, make, trainer
 from tests.callbacks.test_contract_processes import Leave
 
@@ -28,6 +29,11 @@ class Witness(Leave):
         state = {
             "steps": trainer.global_step,
             "retired": [w._retired for w in watchers if isinstance(w, DepthCallback)],
+            "said": [
+                w._summary().partition(" (")[0]
+                for w in watchers
+                if type(w).__name__ == "TrainingErrorMonitor"
+            ],
         }
         torch.save(state, self.folder / f"rank{trainer.global_rank}.pt")
         super().teardown(trainer, pl_module, stage)
@@ -84,3 +90,30 @@ def test_all_ranks_give_up_together(
     assert ranks[0] == ranks[1]
     assert ranks[0]["retired"] == [True] + [False] * (len(callbacks) - 1)
     assert ranks[0]["steps"] == 6
+
+
+@pytest.mark.timeout(120)
+def test_pass_that_one_rank_cannot_put_back_ends_the_measuring_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LIGHTNING_DEPTH_STRICT")
+    original, calls = Memory.restore, [0]
+
+    def fail(self: Memory) -> None:
+        original(self)
+        calls[0] += 1
+        if torch.distributed.get_rank() == 1 and calls[0] == 2:
+            raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(Memory, "restore", fail)
+    run = trainer(
+        *(make("TrainingErrorMonitor"), Witness(tmp_path)),
+        **{"strategy": "ddp_fork", "devices": 2, "enable_checkpointing": True},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        run.fit(Toy(), loader(), loader())
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+    assert ranks[0] == ranks[1]
+    assert ranks[0]["steps"] == 6
+    assert ["it failed" in summary for summary in ranks[0]["said"]] == [True]
